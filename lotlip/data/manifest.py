@@ -1,0 +1,106 @@
+"""Manifests: what a data folder holds. Everyone reads the manifest; nobody lists folders.
+
+A data stage's output is a folder with `manifest.json` and one entry a shard. Image folders hold a tar and
+a table (parquet, a row for every requested sample) a shard; sidecar folders hold one parquet a shard under
+the same shard name, joined with the images by sample key.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from lotlip.errors import DataError
+from lotlip.records import read_json, sha256_file, write_json
+
+FORMAT = "lotlip-1"
+Kind = Literal["images", "captions", "quarantine"]
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a dataset: path relative to the manifest's folder, size in bytes, hex SHA-256."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard.
+
+    `files` maps a role to a file: `tar` and `table` for images, `table` for sidecars. `num_samples` counts
+    samples in the tar, or rows of a sidecar. `of` is the SHA-256 of the image tar that a sidecar belongs to.
+    """
+
+    name: str
+    num_samples: int
+    files: dict[str, File]
+    of: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The shards of one dataset folder, in order."""
+
+    folder: Path
+    kind: Kind
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.num_samples for shard in self.shards)
+
+    def path(self, shard: Shard, role: str) -> Path:
+        """Where the shard's file of that role lies."""
+        return self.folder / shard.files[role].path
+
+    def shard(self, name: str) -> Shard:
+        """The shard of that name.
+
+        Raises:
+            DataError: there is none.
+        """
+        for shard in self.shards:
+            if shard.name == name:
+                return shard
+        raise DataError(f"{self.folder} has no shard {name!r}: its sidecars belong to other images.")
+
+
+def describe_file(folder: Path, path: str) -> File:
+    """Size and hash of `folder/path` as a manifest entry."""
+    full = folder / path
+    return File(path, full.stat().st_size, sha256_file(full))
+
+
+def write_manifest(folder: Path, kind: Kind, shards: Iterable[Shard]) -> Manifest:
+    """Write `folder/manifest.json` (atomically, last of all files) and return it."""
+    manifest = Manifest(folder, kind, tuple(shards))
+    entries = [asdict(shard) for shard in manifest.shards]
+    write_json(folder / "manifest.json", {"format": FORMAT, "kind": kind, "shards": entries})
+    return manifest
+
+
+def read_manifest(folder: Path, kind: Kind) -> Manifest:
+    """Read `folder/manifest.json`.
+
+    Raises:
+        DataError: it is missing, of another format, or of another kind.
+    """
+    record = read_json(folder / "manifest.json")
+    if record.get("format") != FORMAT or record.get("kind") != kind:
+        raise DataError(
+            f"{folder}/manifest.json says format {record.get('format')!r}, kind {record.get('kind')!r}; "
+            f"expected {FORMAT!r}, {kind!r}. Is this the right folder?"
+        )
+    shards = tuple(
+        Shard(
+            entry["name"],
+            entry["num_samples"],
+            {role: File(**file) for role, file in entry["files"].items()},
+            entry.get("of"),
+        )
+        for entry in record["shards"]
+    )
+    return Manifest(folder, kind, shards)

@@ -1,0 +1,300 @@
+"""Typed view of params.yaml: every key is named here, and an unknown one is an error with the nearest valid name."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lotlip.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A mapping in params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScenesSource(Section):
+    """Rendered scenes of the embedded sample."""
+
+    kind: Literal["scenes"]
+    num_images: PositiveInt
+    seed: int
+    held_out_share: Share = 0.0
+
+
+class UrlTableSource(Section):
+    """A table of image URLs and captions. Columns are named, or numbered from 0 where there is no header."""
+
+    kind: Literal["url_table"]
+    path: Path
+    format: Literal["tsv", "csv", "parquet"]
+    url_column: str | int
+    caption_column: str | int
+    url_prefix: str = ""
+    held_out_share: Share = 0.0
+
+
+class ShardsSource(Section):
+    """A folder of shards in the img2dataset layout."""
+
+    kind: Literal["shards"]
+    path: Path
+    held_out_share: Share = 0.0
+
+
+Source = Annotated[ScenesSource | UrlTableSource | ShardsSource, Field(discriminator="kind")]
+
+
+class Download(Section):
+    """How images are fetched and packed; the comments in params.yaml say what each key means."""
+
+    shard_size: PositiveInt
+    concurrency: PositiveInt
+    timeout_s: PositiveFloat
+    num_retries: Annotated[int, Field(ge=0)]
+    max_bytes: PositiveInt
+    max_pixels: PositiveInt
+    allow_private_hosts: bool
+    max_failed_share: Share
+
+
+class Captioner(Section):
+    """One multimodal LLM and how it is prompted."""
+
+    checkpoint: str
+    revision: str | None
+    prompt: str
+    template: str | None
+    dtype: Literal["float32", "bfloat16", "float16"]
+    device: str
+    batch_size: PositiveInt
+    max_new_tokens: PositiveInt
+    do_sample: bool
+    temperature: PositiveFloat
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+    seed: int
+
+
+class ImageRules(Section):
+    min_side: PositiveInt
+    max_aspect: Annotated[float, Field(ge=1.0)]
+    max_failed_share: Share
+    max_duplicate_share: Share
+
+
+class RawRules(Section):
+    min_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: PositiveInt
+    max_duplicate_share: Share
+
+
+class LongRules(Section):
+    min_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: PositiveInt
+    max_truncated_share: Share
+    max_duplicate_share: Share
+    min_raw_word_recall: Share
+
+
+class Validate(Section):
+    """Thresholds that reject single samples, and ceilings that fail the stage."""
+
+    tokenizer: str
+    image: ImageRules
+    raw: RawRules
+    long: LongRules
+    max_rejected_share: Share
+
+
+class ScenesEvalset(Section):
+    """Held-out rendered scenes with reference descriptions, five short captions, or classes."""
+
+    kind: Literal["scenes"]
+    texts: Literal["reference", "short", "classes"]
+    num_images: PositiveInt
+    seed: int
+
+
+class HoldoutEvalset(Section):
+    """The held-out share of a source, with its raw captions."""
+
+    kind: Literal["holdout"]
+    source: str
+
+
+Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
+
+
+class Train(Section):
+    """Settings that all methods share."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    warmup_share: Share
+    grad_clip: PositiveFloat
+    image_tower: str
+    image_tower_revision: str | None
+    tokenizer: str
+    tokenizer_revision: str | None
+    text_tower: str | None
+    text_tower_revision: str | None
+    text_layers: PositiveInt
+    text_width: PositiveInt
+    text_heads: PositiveInt
+    text_dropout: Share
+    embed_dim: PositiveInt
+    token_limit: Annotated[int, Field(ge=8)]
+    run_length: PositiveInt
+    weight_raw: Annotated[float, Field(ge=0.0)]
+    weight_long: Annotated[float, Field(ge=0.0)]
+    device: str
+    seed: int
+
+
+class Method(Section):
+    """What makes a method that method: its image tower, its texts, its corner tokens."""
+
+    image_tower: Literal["locked", "unlocked"]
+    num_long: Annotated[int, Field(ge=0)]
+    corner_tokens: Annotated[int, Field(ge=0)]
+    corner_mask: bool
+
+
+class Evaluate(Section):
+    batch_size: PositiveInt
+    device: str
+
+
+class Report(Section):
+    title: str
+
+
+class Tracking(Section):
+    experiment: str
+    register_model: bool
+
+
+class Pipeline(Section):
+    """The Prefect schedule and how often a failing stage is tried again."""
+
+    cron: str
+    timezone: str
+    retries: Annotated[int, Field(ge=0)]
+    retry_delay_s: Annotated[float, Field(ge=0.0)]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    sources: Annotated[dict[Name, Source], Field(min_length=1)]
+    download: Download
+    captioners: Annotated[dict[Name, Captioner], Field(min_length=1)]
+    validate_: Annotated[Validate, Field(alias="validate")]
+    evalsets: Annotated[dict[Name, Evalset], Field(min_length=1)]
+    train: Train
+    methods: Annotated[dict[Name, Method], Field(min_length=1)]
+    evaluate: Evaluate
+    report: Report
+    tracking: Tracking
+    pipeline: Pipeline
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, a key is unknown or missing, or a value does not fit.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run from the project's top folder.") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    return parse_params(values, str(path))
+
+
+def parse_params(values: Any, where: str) -> Params:
+    """Check a parsed mapping; `where` names it in errors."""
+    if not isinstance(values, dict):
+        raise ParamsError(f"{where} holds {type(values).__name__}; expected a mapping of sections.")
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(_explain(error, values, where)) from None
+    for name, evalset in params.evalsets.items():
+        if isinstance(evalset, HoldoutEvalset):
+            _check_holdout(name, evalset, params)
+    return params
+
+
+def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:
+    if evalset.source not in params.sources:
+        raise ParamsError(
+            f"evalsets.{name}.source is {evalset.source!r}; the sources are {', '.join(params.sources)}."
+        )
+    if params.sources[evalset.source].held_out_share == 0:
+        raise ParamsError(f"evalsets.{name} needs sources.{evalset.source}.held_out_share above 0.")
+
+
+def _explain(error: ValidationError, values: dict[str, Any], where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        # A discriminated union puts its tag (`url_table`) into the location: it is no key of the file.
+        path = _file_path(problem["loc"], values)
+        dotted = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{dotted}: unknown key{_nearest(path, problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{dotted}: missing")
+        else:
+            lines.append(f"{dotted}: {problem['msg']}, got {problem['input']!r}")
+    return f"{where}: " + "; ".join(lines)
+
+
+def _file_path(location: tuple[int | str, ...], values: Any) -> list[str]:
+    path: list[str] = []
+    for i, part in enumerate(location):
+        is_last = i == len(location) - 1
+        if isinstance(values, dict) and (part in values or is_last):
+            path.append(str(part))
+            values = values.get(part)
+    return path
+
+
+def _nearest(path: list[str], location: tuple[int | str, ...]) -> str:
+    section: Any = Params
+    for part in location[:-1]:
+        section = _descend(section, str(part))
+    if section is None:
+        return ""
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(names)}"
+
+
+def _descend(section: Any, part: str) -> Any:
+    """The section class under `part`: a field, an entry of a named mapping, or the variant a tag names."""
+    if isinstance(section, type) and issubclass(section, Section):
+        for name, field in section.model_fields.items():
+            if part == (field.alias or name):
+                return field.annotation
+        return None
+    arguments = getattr(section, "__args__", ())
+    if getattr(section, "__origin__", None) is dict:
+        return arguments[1]
+    for variant in getattr(arguments[0] if arguments else None, "__args__", arguments):
+        kind = getattr(variant, "model_fields", {}).get("kind")
+        if kind is not None and part in kind.annotation.__args__:
+            return variant
+    return None
