@@ -1,0 +1,133 @@
+"""Image towers: any ViT-like vision model of transformers, opened from a folder or a hub id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from lotlip.errors import ModelError, ShapeError
+from lotlip.records import read_json
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one type of vision model is built, and where its image feature is found."""
+
+    class_name: str
+    reads_class_token: bool
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+# The class token after the final norm where a tower has one; else the tower's own pooled output. CLIP's and
+# DINOv2's pooled outputs are their class tokens after a norm.
+_KINDS = {
+    "vit": _Kind("ViTModel", True, (("add_pooling_layer", False),)),
+    "deit": _Kind("DeiTModel", True, (("add_pooling_layer", False),)),
+    "dinov2": _Kind("Dinov2Model", True),
+    "clip_vision_model": _Kind("CLIPVisionModel", False),
+    "siglip_vision_model": _Kind("SiglipVisionModel", False),
+}
+_PARENTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How an image becomes a tower's input: square side in pixels, mean and deviation of the channels."""
+
+    size: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+def build_image_tower(config: Any) -> Any:
+    """A tower with fresh weights for a vision configuration.
+
+    Raises:
+        ModelError: towers of this type are not known.
+    """
+    kind = _kind(config.model_type)
+    return getattr(transformers, kind.class_name)._from_config(config, **dict(kind.arguments))
+
+
+def image_features(tower: Any, pixels_BCHW: Tensor) -> Tensor:
+    """Features [B, H] of normalised pixels [B, 3, S, S], not normalised to unit length.
+
+    Raises:
+        ShapeError: the pixels are not of the tower's size.
+    """
+    size = tower.config.image_size
+    expected = (tower.config.num_channels, size, size)
+    if pixels_BCHW.ndim != 4 or tuple(pixels_BCHW.shape[1:]) != expected:
+        raise ShapeError(
+            f"pixel_values {tuple(pixels_BCHW.shape)}: expected [B, {expected[0]}, {size}, {size}], as the "
+            "model's processor makes them."
+        )
+    output = tower(pixel_values=pixels_BCHW)
+    if _kind(tower.config.model_type).reads_class_token:
+        features: Tensor = output.last_hidden_state[:, 0]
+    else:
+        features = output.pooler_output
+    return features
+
+
+def load_image_tower(source: str, revision: str | None = None) -> tuple[Any, ImageSettings]:
+    """Open a pretrained tower and its image settings.
+
+    Args:
+        source: a folder, or a hub id; the vision half of a CLIP or SigLIP checkpoint is taken alone.
+        revision: commit of a hub checkpoint.
+
+    Raises:
+        ModelError: it is missing, of an unknown type, or lacks weights.
+    """
+    location = check_source("image tower", source, revision)
+    try:
+        config = transformers.AutoConfig.from_pretrained(**location)
+        kind = _kind(_PARENTS.get(config.model_type, config.model_type))
+        tower, info = getattr(transformers, kind.class_name).from_pretrained(
+            **location, **dict(kind.arguments), dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The image tower {source} cannot be opened: {error}") from error
+    if info["missing_keys"]:
+        raise ModelError(
+            f"The image tower {source} lacks weights: {', '.join(sorted(info['missing_keys']))}."
+        )
+    return tower, _image_settings(source, tower.config.image_size)
+
+
+def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a folder, or for a hub id with its revision.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if Path(source).is_dir():
+        return {"pretrained_model_name_or_path": source, "local_files_only": True}
+    if revision is None or source.startswith((".", "/")):
+        raise ModelError(
+            f"The {what} {source} is not a folder here. Give an existing folder (relative to the "
+            "project's top), or a hub id together with its revision (the commit)."
+        )
+    return {"pretrained_model_name_or_path": source, "revision": revision}
+
+
+def _kind(model_type: str) -> _Kind:
+    if model_type not in _KINDS:
+        raise ModelError(
+            f"An image tower of type {model_type!r} is not known; known are {', '.join(_KINDS)}."
+        )
+    return _KINDS[model_type]
+
+
+def _image_settings(source: str, size: int) -> ImageSettings:
+    # Mean and deviation come with a folder that has them; towers of the in21k family, ours too, use 0.5.
+    file = Path(source) / "preprocessor_config.json"
+    record = read_json(file) if file.is_file() else {}
+    default = ImageSettings(size)
+    return ImageSettings(
+        size, tuple(record.get("image_mean", default.mean)), tuple(record.get("image_std", default.std))
+    )

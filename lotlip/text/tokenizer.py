@@ -1,0 +1,279 @@
+"""Texts to ids: METHOD's cleaning, corner tokens after `[CLS]`, truncation that is counted.
+
+Ids of a text are `[CLS] [Corner0] ... [Corner m-1] text [SEP]`. The corners are appended to a BERT WordPiece
+vocabulary, and truncation drops text only: the corners and a final `[SEP]` always stay.
+
+Source: LoTLIP, arXiv:2410.05249, and its released evaluation code.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from lotlip.errors import ModelError, ParamsError, ShapeError
+from lotlip.records import read_json, write_json
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_LITERAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|Corner\d+)\]")
+_SETTINGS_FILE = "tokenizer_config.json"
+
+
+def corner_token(index: int) -> str:
+    """The vocabulary entry of the corner token `index`."""
+    return f"[Corner{index}]"
+
+
+@dataclass(frozen=True)
+class TextIds:
+    """Ids of texts (special tokens included, no padding) and what truncation took.
+
+    `num_tokens` counts WordPiece tokens of all texts before truncation, without special tokens;
+    `num_lost_tokens` those cut off, `num_truncated` the texts they came from.
+    """
+
+    ids: list[list[int]]
+    num_tokens: int
+    num_truncated: int
+    num_lost_tokens: int
+
+
+class LotlipTokenizer:
+    """A BERT WordPiece tokenizer with sentence separators and corner tokens.
+
+    With `exact`, a literal `[SEP]` (or another special token) in a user's text becomes the special id, as in
+    the released code; without it such text is escaped into ordinary word pieces.
+    """
+
+    def __init__(
+        self, backend: Tokenizer, num_corner_tokens: int, token_limit: int, *, exact: bool = False
+    ) -> None:
+        if token_limit < num_corner_tokens + 3:
+            raise ParamsError(
+                f"token_limit is {token_limit}: [CLS], {num_corner_tokens} corner tokens, one token of text "
+                f"and [SEP] need {num_corner_tokens + 3}. Raise token_limit or lower corner_tokens."
+            )
+        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        if missing:
+            raise ModelError(
+                f"The tokenizer's vocabulary lacks {', '.join(missing)}; expected a BERT vocabulary."
+            )
+        self.num_corner_tokens = num_corner_tokens
+        self.token_limit = token_limit
+        self.exact = exact
+        self._backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        self.corner_ids = _add_corners(backend, num_corner_tokens)
+        self.pad_id = _id(backend, "[PAD]")
+        self.cls_id = _id(backend, "[CLS]")
+        self.sep_id = _id(backend, "[SEP]")
+        backend.post_processor = _template(backend, num_corner_tokens)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        num_corner_tokens: int,
+        token_limit: int,
+        revision: str | None = None,
+        exact: bool = False,
+    ) -> "LotlipTokenizer":
+        """Open a vocabulary: a folder (`tokenizer.json` or `vocab.txt`), or a hub id and its revision.
+
+        Raises:
+            ModelError: there is no such vocabulary, or it is not BERT's kind.
+        """
+        backend = _open_backend(_find_file(str(source), revision))
+        return cls(backend, num_corner_tokens, token_limit, exact=exact)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, revision: str | None = None) -> "LotlipTokenizer":
+        """Open what `save_pretrained` wrote, from a folder or a hub id with its revision."""
+        settings = read_json(_find_file(str(folder), revision, (_SETTINGS_FILE,)))
+        if "num_corner_tokens" not in settings:
+            raise ModelError(
+                f"{folder} holds a tokenizer without LoTLIP's settings: open it with LotlipTokenizer.load, "
+                "giving num_corner_tokens and token_limit."
+            )
+        return cls.load(
+            folder,
+            num_corner_tokens=settings["num_corner_tokens"],
+            token_limit=settings["model_max_length"],
+            revision=revision,
+            exact=settings["exact"],
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`.
+
+        `transformers.AutoTokenizer` opens them too and adds the same corners; only the cleaning is ours.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._backend.save(str(folder / "tokenizer.json"))
+        tokens = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
+        settings: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.token_limit,
+            "num_corner_tokens": self.num_corner_tokens,
+            "exact": self.exact,
+            **tokens,
+        }
+        write_json(folder / _SETTINGS_FILE, settings)
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, corner tokens included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def clean(self, text: str) -> str:
+        """Separate sentences by `[SEP]`, repair encoding and entities, and collapse whitespace."""
+        pieces = text.split(". ")
+        cleaned = _repair("[SEP]".join(pieces))
+        found = _LITERAL.findall(cleaned)
+        if self.exact or found == ["SEP"] * (len(pieces) - 1):
+            return cleaned
+        return "[SEP]".join(_LITERAL.sub(r"[ \1 ]", _repair(piece)) for piece in pieces)
+
+    def encode(self, texts: Sequence[str]) -> TextIds:
+        """Clean and tokenize texts, all at once.
+
+        Returns:
+            ids of at most `token_limit` a text, `[CLS]`, corners and `[SEP]` included, without padding.
+        """
+        room = self.token_limit - self.num_corner_tokens - 2
+        start = [self.cls_id, *self.corner_ids]
+        pieces = self._pieces(texts)
+        lost = [max(0, len(ids) - room) for ids in pieces]
+        return TextIds(
+            ids=[[*start, *ids[:room], self.sep_id] for ids in pieces],
+            num_tokens=sum(len(ids) for ids in pieces),
+            num_truncated=sum(count > 0 for count in lost),
+            num_lost_tokens=sum(lost),
+        )
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """WordPiece tokens of each text, sentence separators and other special tokens not counted."""
+        special = {_id(self._backend, token) for token in SPECIAL_TOKENS if token != "[UNK]"}
+        return [sum(id_ not in special for id_ in ids) for ids in self._pieces(texts)]
+
+    def pad(
+        self, ids: Iterable[Sequence[int]], length: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Stack ids of texts, padded to `length` or to the longest.
+
+        Returns:
+            input_ids and attention_mask (1 where there is a token other than `[PAD]`), int64 [B, L].
+        """
+        rows = list(ids)
+        longest = max((len(row) for row in rows), default=0)
+        width = longest if length is None else length
+        if longest > width:
+            raise ShapeError(f"A text of {longest} ids does not fit {width}: truncate it with encode first.")
+        input_ids = np.full((len(rows), width), self.pad_id, dtype=np.int64)
+        for row, values in zip(input_ids, rows, strict=True):
+            row[: len(values)] = values
+        return input_ids, (input_ids != self.pad_id).astype(np.int64)
+
+    def __call__(
+        self, texts: str | Sequence[str], *, pad_to_limit: bool = False
+    ) -> dict[str, NDArray[np.int64]]:
+        """Encode and pad texts: `input_ids` and `attention_mask`, int64 [B, L]."""
+        encoded = self.encode([texts] if isinstance(texts, str) else texts)
+        input_ids, attention_mask = self.pad(encoded.ids, self.token_limit if pad_to_limit else None)
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        cleaned = [self.clean(text) for text in texts]
+        return [row.ids for row in self._backend.encode_batch_fast(cleaned, add_special_tokens=False)]
+
+
+def _repair(text: str) -> str:
+    # ftfy costs 0.1 ms a text; printable ASCII without `&` is what it and html.unescape leave alone.
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
+
+
+def _id(backend: Tokenizer, token: str) -> int:
+    found = backend.token_to_id(token)
+    assert found is not None, token
+    return found
+
+
+def _add_corners(backend: Tokenizer, num_corner_tokens: int) -> list[int]:
+    names = [corner_token(i) for i in range(num_corner_tokens)]
+    backend.add_special_tokens([AddedToken(name, normalized=False) for name in names])
+    ids = [_id(backend, name) for name in names]
+    size = backend.get_vocab_size(with_added_tokens=True)
+    if ids != list(range(size - num_corner_tokens, size)):
+        raise ModelError(
+            f"The tokenizer's corner tokens have ids {ids}; expected the last {num_corner_tokens} of {size}. "
+            "Its vocabulary has other added tokens: start from the plain vocabulary."
+        )
+    return ids
+
+
+def _template(backend: Tokenizer, num_corner_tokens: int) -> TemplateProcessing:
+    before = ["[CLS]", *(corner_token(i) for i in range(num_corner_tokens))]
+    tokens = [(token, backend.token_to_id(token)) for token in (*before, "[SEP]")]
+    return TemplateProcessing(single=f"{' '.join(before)} $A [SEP]", pair=None, special_tokens=tokens)
+
+
+def _find_file(
+    source: str, revision: str | None, names: tuple[str, ...] = ("tokenizer.json", "vocab.txt")
+) -> Path:
+    if Path(source).is_dir():
+        for name in names:
+            if (Path(source) / name).is_file():
+                return Path(source) / name
+        raise ModelError(f"Tokenizer folder {source} holds no {' or '.join(names)}.")
+    if revision is None:
+        raise ModelError(
+            f"Tokenizer {source} is not a folder here. Give an existing folder, or a hub id together with "
+            "its revision (the commit)."
+        )
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(source, names[0], revision=revision))
+    except Exception as error:  # the hub's client raises many unrelated types
+        raise ModelError(
+            f"Tokenizer {source} at {revision} cannot be fetched from the hub ({error}). Check the id, the "
+            "revision and the network, or give a folder."
+        ) from error
+
+
+def _open_backend(file: Path) -> Tokenizer:
+    if file.suffix == ".txt":
+        return _bert_backend(file)
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ModelError(f"{file} is not a tokenizer ({error}).") from error
+
+
+def _bert_backend(vocabulary: Path) -> Tokenizer:
+    from tokenizers.decoders import WordPiece as Decoder
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    backend = Tokenizer(WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))
+    backend.normalizer = BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.decoder = Decoder()
+    known = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is not None]
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in known])
+    return backend
