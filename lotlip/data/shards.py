@@ -8,11 +8,14 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lotlip.data.manifest import Manifest
 from lotlip.errors import DataError
 from lotlip.records import sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
@@ -44,8 +47,8 @@ class ShardReader:
             raise DataError(f"Shard {path} is missing: run `dvc checkout` or its download stage again.")
         if sha256 is not None and (found := sha256_file(path)) != sha256:
             raise DataError(
-                f"Shard {path} has sha256 {found[:12]}, its manifest says {sha256[:12]}: the file is damaged or "
-                "was changed. Remove it and run `dvc checkout` or its download stage again."
+                f"Shard {path} has sha256 {found[:12]}, its manifest says {sha256[:12]}: the file is damaged "
+                "or was changed. Remove it and run `dvc checkout` or its download stage again."
             )
         self.path = path
         self._members = _index(path)
@@ -57,15 +60,29 @@ class ShardReader:
         return list(self._members)
 
     def image(self, key: str) -> bytes:
-        """Encoded image bytes of a sample."""
-        for extension in IMAGE_EXTENSIONS:
-            if extension in self._members[key]:
-                return self._read(key, extension)
+        """Encoded image bytes of a sample.
+
+        Raises:
+            DataError: it has none.
+        """
+        if extension := self.extension(key):
+            return self._read(key, extension)
         raise DataError(f"Sample {key} of {self.path} has no image ({', '.join(IMAGE_EXTENSIONS)}).")
 
+    def extension(self, key: str) -> str:
+        """File extension of a sample's image, empty where there is no image."""
+        return next((name for name in IMAGE_EXTENSIONS if name in self._members[key]), "")
+
     def caption(self, key: str) -> str:
-        """Raw caption of a sample, empty where there is none."""
-        return self._read(key, "txt").decode() if "txt" in self._members[key] else ""
+        """Raw caption of a sample, empty where there is none.
+
+        Raises:
+            DataError: it is not UTF-8.
+        """
+        try:
+            return self._read(key, "txt").decode() if "txt" in self._members[key] else ""
+        except UnicodeDecodeError:
+            raise DataError(f"Sample {key} of {self.path}: its caption is not UTF-8.") from None
 
     def metadata(self, key: str) -> dict[str, Any]:
         """The sample's JSON record, empty where there is none."""
@@ -94,13 +111,31 @@ def _index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
             for member in tar:
                 if not member.isfile():
                     continue
-                key, _, extension = member.name.rpartition(".")
+                key, extension = _split_name(member.name)
                 if extension in members.setdefault(key, {}):
                     raise DataError(f"Shard {path} holds {member.name} twice: keys must be unique.")
-                members[key][extension.lower()] = (member.offset_data, member.size)
+                members[key][extension] = (member.offset_data, member.size)
+            _check_end(path, tar.offset)
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"Shard {path} cannot be read as a tar ({error}): it is truncated or damaged.") from error
+        raise DataError(
+            f"Shard {path} cannot be read as a tar ({error}): it is truncated or damaged."
+        ) from error
     return members
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """WebDataset's rule: the extension begins at the first dot of the last path component."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Refuse a tar without its final zeros: `tarfile` takes one that is cut between two members for whole."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise DataError(f"Shard {path} ends without the mark of a tar's end: it is truncated or damaged.")
 
 
 def iterate_images(manifest: Manifest) -> Iterator[tuple[str, str, bytes]]:
@@ -119,7 +154,7 @@ def as_webdataset(manifest: Manifest) -> Any:
     return webdataset.WebDataset(urls, shardshuffle=False)
 
 
-def encode_png(image: Any) -> bytes:
+def encode_png(image: "Image") -> bytes:
     """A Pillow image as PNG bytes."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

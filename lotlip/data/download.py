@@ -1,0 +1,151 @@
+"""Download: a source of any kind becomes a dataset folder, and a report of what became of every row."""
+
+import errno
+import fcntl
+import importlib.util
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lotlip.data.manifest import Shard
+from lotlip.data.packing import publish
+from lotlip.data.tables import STATUSES, error_class, read_rows
+from lotlip.errors import CeilingError, DataError
+from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
+from lotlip.records import content_key, sha256_file
+
+VERSION = 1  # of the bytes that this code writes: raise it when they change
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def download_source(source: Source, name: str, settings: Download, out: Path, work: Path) -> dict[str, Any]:
+    """Make the image dataset of a source in `out` and return its report.
+
+    Finished shards and fetched rows lie in `work` until all is done, so that a killed run continues; `out`
+    appears whole, by rename. Equal inputs (and answers of servers) give equal bytes.
+
+    Args:
+        source: what to get.
+        name: of the source; its shards are `<name>-00000` and so on.
+        settings: how to get it.
+        out: dataset folder, replaced.
+        work: folder for unfinished work, of this source alone.
+
+    Returns:
+        Counts: `requested`, one per status, `failed_share` in [0, 1], `shards`, `bytes`, `errors` by class.
+
+    Raises:
+        DataError: the source is missing, unreadable or empty, no image came through, the disk is full, or
+            another run works in `work`.
+        CeilingError: more rows failed than `settings.max_failed_share` allows. Rows that failed to download
+            are tried again by the next run; the others are kept.
+    """
+    folder = work / _work_key(source, settings)[:16]
+    with _locked(work), _disk_errors(work):
+        folder.mkdir(parents=True, exist_ok=True)
+        shards = _make_shards(source, name, settings, folder)
+        report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
+        _check_ceiling(report, settings.max_failed_share, folder, shards)
+        publish(folder, out, shards)
+        shutil.rmtree(folder)
+    counts = f"{report['success']} of {report['requested']} rows in {len(shards)} shards"
+    print(f"download {name}: {counts}", flush=True)
+    return report
+
+
+def summarise(folder: Path, shards: Sequence[Shard]) -> dict[str, Any]:
+    """Counts over the tables of finished shards."""
+    statuses: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    for shard in shards:
+        for row in read_rows(folder / shard.files["table"].path):
+            statuses[row.status] += 1
+            if row.error is not None:
+                errors[error_class(row.error)] += 1
+    requested = statuses.total()
+    return {
+        "requested": requested,
+        **{status: statuses[status] for status in STATUSES},
+        "failed_share": round(1 - statuses["success"] / requested, 6) if requested else 0.0,
+        "shards": len(shards),
+        "bytes": sum(shard.files["tar"].num_bytes for shard in shards),
+        "errors": dict(sorted(errors.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def _make_shards(source: Source, name: str, settings: Download, folder: Path) -> list[Shard]:
+    match source:
+        case ScenesSource():
+            from lotlip.data.rendering import render_scenes
+
+            return render_scenes(source, name, settings, folder)
+        case UrlTableSource():
+            from lotlip.data.url_download import download_table
+
+            return download_table(source, name, settings, folder)
+        case ShardsSource():
+            from lotlip.data.imports import import_shards
+
+            return import_shards(source, name, settings, folder)
+
+
+def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards: Sequence[Shard]) -> None:
+    if report["success"] and report["failed_share"] <= ceiling:
+        return
+    if report["kind"] == "url_table":
+        from lotlip.data.url_download import reopen_failed
+
+        reopen_failed(folder, shards)
+    frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])
+    num_failed = report["requested"] - report["success"]
+    raise CeilingError(
+        f"Source {report['source']}: {num_failed} of {report['requested']} rows failed "
+        f"({report['failed_share']:.1%}); download.max_failed_share allows {ceiling:.1%}, and at least one "
+        f"row must succeed. Most frequent: {frequent or 'no rows at all'}. Mend the cause or raise the "
+        "ceiling, and run again: failed downloads are tried again, what is fetched is kept."
+    )
+
+
+def _work_key(source: Source, settings: Download) -> str:
+    """Hash of all that determines the bytes of the result."""
+    inputs: dict[str, Any] = source.model_dump(mode="json", exclude={"path", "held_out_share"})
+    match source:
+        case ScenesSource():
+            renderer = importlib.util.find_spec("lotlip.sample.scenes")
+            assert renderer is not None
+            assert renderer.origin is not None
+            inputs["renderer"] = sha256_file(Path(renderer.origin))
+        case UrlTableSource():
+            inputs["table"] = sha256_file(source.path) if source.path.is_file() else None
+        case ShardsSource():
+            files = sorted(source.path.glob("*")) if source.path.is_dir() else []
+            inputs["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
+    return content_key({"version": VERSION, "source": inputs, "settings": chosen})
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold the lock of `work`; the system frees it when the process ends, however it ends."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"Another run is at work in {work}: wait for it, or stop it first.") from None
+        yield
+
+
+@contextmanager
+def _disk_errors(work: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise DataError(
+            f"No space left on the disk ({error}): free some and run again; {work} keeps what is fetched."
+        ) from error

@@ -1,0 +1,140 @@
+"""Images: from encoded bytes that nobody vouches for to RGB pixels and model input."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lotlip.data.shards import encode_png
+from lotlip.errors import DataError
+from lotlip.records import sha256_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # others are re-encoded as PNG
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image fit for a shard: its bytes, file extension, upright size in pixels and hashes (hex)."""
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+    sha256: str
+    phash: str
+
+
+def open_rgb(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode `data` to an upright RGB image; transparent parts lie on white.
+
+    The size in the header is checked before any pixel is decoded, so a decompression bomb costs nothing.
+
+    Raises:
+        DataError: not an image, larger than `max_pixels`, or damaged; the message is a short reason.
+    """
+    return _flatten(_upright(_decode(data, max_pixels)))
+
+
+def check_image(data: bytes, max_pixels: int) -> Picture:
+    """Decode `data` completely and describe it; formats that shards do not hold become PNG.
+
+    Raises:
+        DataError: as `open_rgb`.
+    """
+    decoded = _decode(data, max_pixels)
+    image = _flatten(_upright(decoded))
+    extension = KEPT_FORMATS.get(decoded.format or "")
+    if extension is None:
+        extension, data = "png", encode_png(image)
+    return Picture(data, extension, image.width, image.height, sha256_bytes(data), perceptual_hash(image))
+
+
+def eval_transform(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """An RGB image as model input: shortest side to `size` (bicubic), centre crop, scaled and normalised.
+
+    Args:
+        image: RGB, any size.
+        size: side of the square in pixels.
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1].
+
+    Returns:
+        float32 [3, size, size].
+
+    Source: METHOD "Image tower"; rounding as torchvision's Resize and CenterCrop.
+    """
+    import torch
+
+    square = np.asarray(_crop_centre(_resize_shortest(image, size), size), dtype=np.float32) / 255.0
+    normal = (square - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """64-bit hash (16 hex digits) that small changes of size and coding leave nearly unchanged.
+
+    The lowest 8 x 8 frequencies of the 32 x 32 grey image against their median, in integers, so that every
+    machine finds the same bits.
+    """
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.int64)
+    angles = np.outer(np.arange(8), 2 * np.arange(32) + 1) * (math.pi / 64)
+    basis = np.rint(1024 * np.cos(angles)).astype(np.int64)
+    frequencies = (basis @ grey @ basis.T).ravel()
+    median = np.sort(frequencies[1:])[31]  # the mean brightness, at 0, says nothing about the shape
+    return np.packbits(frequencies > median).tobytes().hex()
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
+    except UnidentifiedImageError:
+        raise DataError(f"not an image: none of {', '.join(READABLE_FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"image too large: more than {max_pixels} pixels") from None
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        raise DataError(f"damaged image: {error}") from None
+    if image.width * image.height > max_pixels:
+        raise DataError(f"image too large: {image.width} x {image.height}, more than {max_pixels} pixels")
+    try:
+        image.load()
+    except Exception as error:
+        raise DataError(f"damaged image: {error}") from None
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing against the pixels
+        return image
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits: convert("RGB") would clip instead of scale
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _resize_shortest(image: Image.Image, size: int) -> Image.Image:
+    short, long = sorted(image.size)
+    if short == size:
+        return image
+    other = int(size * long / short)
+    target = (size, other) if image.width <= image.height else (other, size)
+    return image.resize(target, Image.Resampling.BICUBIC)
+
+
+def _crop_centre(image: Image.Image, size: int) -> Image.Image:
+    left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
+    return image.crop((left, top, left + size, top + size))
