@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from lotlip.errors import ModelError, ParamsError, ShapeError
-from lotlip.records import read_json, write_json
+from lotlip.records import content_key, read_json, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _LITERAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|Corner\d+)\]")
@@ -33,16 +33,20 @@ def corner_token(index: int) -> str:
 
 @dataclass(frozen=True)
 class TextIds:
-    """Ids of texts (special tokens included, no padding) and what truncation took.
+    """Ids of texts (special tokens included, no padding) and what truncation took, text by text.
 
-    `num_tokens` counts WordPiece tokens of all texts before truncation, without special tokens;
-    `num_lost_tokens` those cut off, `num_truncated` the texts they came from.
+    `num_tokens` counts the ids between the corners and the final `[SEP]` before truncation, `num_lost` those
+    cut off.
     """
 
     ids: list[list[int]]
-    num_tokens: int
-    num_truncated: int
-    num_lost_tokens: int
+    num_tokens: list[int]
+    num_lost: list[int]
+
+    @property
+    def num_truncated(self) -> int:
+        """How many texts lost something."""
+        return sum(count > 0 for count in self.num_lost)
 
 
 class LotlipTokenizer:
@@ -135,6 +139,10 @@ class LotlipTokenizer:
         """Entries of the vocabulary, corner tokens included."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all that determines the ids of a text."""
+        return content_key([self._backend.to_str(), self.num_corner_tokens, self.token_limit, self.exact])
+
     def clean(self, text: str) -> str:
         """Separate sentences by `[SEP]`, repair encoding and entities, and collapse whitespace."""
         pieces = text.split(". ")
@@ -153,12 +161,10 @@ class LotlipTokenizer:
         room = self.token_limit - self.num_corner_tokens - 2
         start = [self.cls_id, *self.corner_ids]
         pieces = self._pieces(texts)
-        lost = [max(0, len(ids) - room) for ids in pieces]
         return TextIds(
             ids=[[*start, *ids[:room], self.sep_id] for ids in pieces],
-            num_tokens=sum(len(ids) for ids in pieces),
-            num_truncated=sum(count > 0 for count in lost),
-            num_lost_tokens=sum(lost),
+            num_tokens=[len(ids) for ids in pieces],
+            num_lost=[max(0, len(ids) - room) for ids in pieces],
         )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

@@ -1,0 +1,64 @@
+"""Checkpoints of a training run: one file, replaced atomically after each epoch, resumed at the next one."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lotlip.errors import ModelError
+from lotlip.records import atomic_path
+
+
+@dataclass
+class Progress:
+    """Everything but weights that a resumed run needs.
+
+    `epoch` and `step` count what is complete; `curve` holds the rows so far, `counts` texts and losses of
+    data, `losses` the mean loss of each text slot over the last complete epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+
+def save_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write weights that are trained, the optimizer's state and the progress."""
+    record = {
+        "model": _trained(model),
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(record, temporary)
+
+
+def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore what `save_checkpoint` wrote; a fresh `Progress` where there is no file.
+
+    Raises:
+        ModelError: the file is damaged or belongs to another model.
+    """
+    if not path.is_file():
+        return Progress()
+    try:
+        record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        weights = record["model"]
+        if weights.keys() != _trained(model).keys():
+            raise ValueError("its weights have other names")
+        model.load_state_dict(weights, strict=False)
+        optimizer.load_state_dict(record["optimizer"])
+        return Progress(**record["progress"])
+    except Exception as error:  # torch raises many unrelated types on damaged files
+        raise ModelError(
+            f"The checkpoint {path} cannot be resumed ({error}): remove it to train from the start."
+        ) from error
+
+
+def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

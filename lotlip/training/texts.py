@@ -1,0 +1,53 @@
+"""The texts of a batch: drawn, tokenized through a cache, padded together, truncation counted."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lotlip.data.samples import Sample, draw_texts
+from lotlip.text.tokenizer import LotlipTokenizer
+
+CACHED_TEXTS = 500_000  # about 200 bytes each
+
+
+class TextSource:
+    """Makes ids [B, 1 + K, L] of samples: the raw caption, then K long texts drawn anew in each epoch.
+
+    `counts` adds up texts, tokens and what truncation cost over all batches made.
+    """
+
+    def __init__(self, tokenizer: LotlipTokenizer, num_long: int, run_length: int, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._tokenizer = tokenizer
+        self._num_long, self._run_length, self._seed = num_long, run_length, seed
+        self._cache: dict[str, tuple[list[int], int, int]] = {}
+
+    def batch(self, samples: Sequence[Sample], epoch: int) -> Tensor:
+        """Ids of the samples' texts in this epoch, int64 [B, 1 + K, L], padded to the longest."""
+        texts = [
+            text
+            for sample in samples
+            for text in draw_texts(sample, self._num_long, self._run_length, self._seed, epoch)
+        ]
+        self._fill_cache(texts)
+        rows = []
+        for text in texts:
+            ids, num_tokens, num_lost = self._cache[text]
+            rows.append(ids)
+            self.counts["tokens"] += num_tokens
+            self.counts["lost_tokens"] += num_lost
+            self.counts["truncated_texts"] += num_lost > 0
+        self.counts["texts"] += len(texts)
+        ids_array, _ = self._tokenizer.pad(rows)
+        return torch.from_numpy(ids_array).view(len(samples), 1 + self._num_long, -1)
+
+    def _fill_cache(self, texts: Sequence[str]) -> None:
+        if len(self._cache) > CACHED_TEXTS:
+            self._cache.clear()
+        new = list(dict.fromkeys(text for text in texts if text not in self._cache))
+        encoded = self._tokenizer.encode(new)
+        self._cache.update(
+            zip(new, zip(encoded.ids, encoded.num_tokens, encoded.num_lost, strict=True), strict=True)
+        )

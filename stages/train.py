@@ -1,0 +1,36 @@
+"""Train a method on joined samples: data -> models/<method> (DVC stages `train@<method>`)."""
+
+from pathlib import Path
+
+from lotlip.params import load_params
+from stages import entry, run
+
+
+def main(name: str) -> None:
+    """Train the method `name` of params.yaml; it reports to reports/train/<name>.json and .csv."""
+    params = load_params()
+    method = entry(params.methods, "method", name)
+
+    from lotlip.data.manifest import read_manifest
+    from lotlip.data.samples import join_samples
+    from lotlip.records import write_json
+    from lotlip.training.callbacks import Callback, ConsoleProgress, EventLog
+    from lotlip.training.loop import train, write_curve
+
+    data, reports = Path("data"), Path("reports/train")
+    images = [read_manifest(data / "images" / source, "images") for source in params.sources]
+    captions = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners}
+    quarantine = read_manifest(data / "quarantine", "quarantine")
+    held_out = {source: settings.held_out_share for source, settings in params.sources.items()}
+    samples, counts = join_samples(images, captions, quarantine, held_out)
+    callbacks: list[Callback] = [
+        ConsoleProgress(f"train {name}"),
+        EventLog(Path(".work/events/train") / f"{name}.jsonl"),
+    ]
+    result = train(samples, images, params.train, method, Path("models") / name, Path(".work"), callbacks)
+    write_curve(reports / f"{name}.csv", result.curve)
+    write_json(reports / f"{name}.json", {**counts, **result.metrics})
+
+
+if __name__ == "__main__":
+    run(main)
