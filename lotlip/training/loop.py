@@ -187,9 +187,10 @@ class _Run:
     def _step(self, chosen: Any, epoch: int, rate: float) -> StepResult:
         batch = [self.samples[i] for i in chosen]
         input_ids = self.texts.batch(batch, epoch).to(self.device)
-        pixels = (
-            self.pixels.batch(batch) if self.features is None else self.features[torch.from_numpy(chosen)]
-        )
+        if self.features is None:
+            pixels = self.pixels.batch(batch)
+        else:
+            pixels = self.features[torch.from_numpy(chosen)]
         result = train_step(
             self.model, self.optimizer, input_ids, pixels.to(self.device), self.settings, rate
         )

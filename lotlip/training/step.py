@@ -51,7 +51,7 @@ def train_step(
         weight_long=settings.weight_long,
     )
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
     finite = bool(torch.isfinite(loss) & torch.isfinite(grad_norm))
