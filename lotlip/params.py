@@ -25,6 +25,7 @@ class ScenesSource(Section):
     """Rendered scenes of the embedded sample."""
 
     kind: Literal["scenes"]
+    path: Path
     num_images: PositiveInt
     seed: int
     held_out_share: Share = 0.0
@@ -118,16 +119,21 @@ class ScenesEvalset(Section):
     """Held-out rendered scenes with reference descriptions, five short captions, or classes."""
 
     kind: Literal["scenes"]
+    path: Path
     texts: Literal["reference", "short", "classes"]
     num_images: PositiveInt
     seed: int
 
 
 class HoldoutEvalset(Section):
-    """The held-out share of a source, with its raw captions."""
+    """The held-out share of a source, with its raw captions; `path` is the source's data/images/<source>."""
 
     kind: Literal["holdout"]
-    source: str
+    path: Path
+
+    @property
+    def source(self) -> str:
+        return self.path.name
 
 
 Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
@@ -239,10 +245,9 @@ def parse_params(values: Any, where: str) -> Params:
 
 
 def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:
-    if evalset.source not in params.sources:
-        raise ParamsError(
-            f"evalsets.{name}.source is {evalset.source!r}; the sources are {', '.join(params.sources)}."
-        )
+    if evalset.path.parent != Path("data/images") or evalset.source not in params.sources:
+        folders = ", ".join(f"data/images/{source}" for source in params.sources)
+        raise ParamsError(f"evalsets.{name}.path is {str(evalset.path)!r}; a source's images lie in {folders}.")
     if params.sources[evalset.source].held_out_share == 0:
         raise ParamsError(f"evalsets.{name} needs sources.{evalset.source}.held_out_share above 0.")
 

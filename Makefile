@@ -1,0 +1,57 @@
+# LoTLIP: everything that is run here, `make help` lists it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# A stage's script finds `dvc`, `lotlip` and Python in the environment, whoever calls it.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench rehearsal ui clean
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## create .venv from requirements.txt
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"Python 3.11 is needed, this is {v[0]}.{v[1]}: install it, or name it: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing pinned packages (a few minutes, about 2.5 GB) ..."
+	@$(BIN)/python -m pip install --quiet --upgrade pip==26.3
+	@$(BIN)/python -m pip install --quiet -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## run the whole workflow on the embedded sample and compare the models
+	@$(BIN)/dvc repro
+	@$(BIN)/lotlip track
+	@$(BIN)/lotlip summary
+
+test: install lint ## lint, types, import layers and all tests
+	@$(BIN)/python -m pytest
+
+lint: install ## style, types and import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: install ## benchmarks, each against a peer in the same process
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+rehearsal: install ## the long run on 600 real pictures over HTTP (needs ../shared/data/pictures)
+	@$(BIN)/python -m tests.rehearsal
+
+ui: install ## MLflow and Prefect servers on loopback; Ctrl-C stops both
+	@$(BIN)/python -m flows.ui
+
+clean: ## remove what runs have made (never the environment), and say what that frees
+	@for path in data models reports .work .dvc/cache .dvc/tmp mlruns mlflow.db .prefect; do \
+		if [ -e $$path ]; then du -sh $$path | awk '{print "freed " $$1 "\t" $$2}'; rm -rf $$path; fi; done
+	@echo "kept .venv (rm -rf .venv frees it too)"
