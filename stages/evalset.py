@@ -1,0 +1,25 @@
+"""Write one evaluation set: -> data/evalsets/<set>, reports/evalset (DVC stages `evalset@<set>`)."""
+
+from pathlib import Path
+
+from lotlip.evaluation.sets import held_out_items, scene_items, write_evalset
+from lotlip.params import ScenesEvalset, load_params
+from lotlip.records import write_json
+from stages import entry, run
+
+
+def main(name: str) -> None:
+    params = load_params()
+    evalset = entry(params.evalsets, "evaluation set", name)
+    folder = Path("data/evalsets") / name
+    if isinstance(evalset, ScenesEvalset):
+        report = write_evalset(folder, evalset.texts, scene_items(evalset))
+    else:
+        share = params.sources[evalset.source].held_out_share
+        report = write_evalset(folder, "raw", held_out_items(Path("data/images") / evalset.source, share))
+    write_json(Path("reports/evalset") / f"{name}.json", report)
+    print(f"evalset {name}: " + ", ".join(f"{key} {value}" for key, value in report.items()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,29 @@
+"""Evaluate one method on every set: -> reports/evaluate/<method>.json (DVC stages `evaluate@<method>`)."""
+
+from pathlib import Path
+
+from lotlip.params import load_params
+from lotlip.records import write_json
+from stages import entry, run
+
+
+def main(name: str) -> None:
+    """Write the metrics of the method `name`, by name of the evaluation set."""
+    params = load_params()
+    entry(params.methods, "method", name)
+    # Imported once the name is known to be right: torch and transformers take seconds.
+    from lotlip.evaluation.evaluate import evaluate_on, open_encoder
+    from lotlip.evaluation.sets import read_evalset
+
+    sets = [read_evalset(Path("data/evalsets") / evalset) for evalset in params.evalsets]
+    encoder = open_encoder(Path("models") / name, params.evaluate.batch_size, params.evaluate.device)
+    report = {}
+    for evalset in sets:
+        report[evalset.name] = evaluate_on(encoder, evalset)
+        shown = ", ".join(f"{key} {value:g}" for key, value in report[evalset.name].items())
+        print(f"evaluate {name} on {evalset.name}: {shown}", flush=True)
+    write_json(Path("reports/evaluate") / f"{name}.json", report)
+
+
+if __name__ == "__main__":
+    run(main)

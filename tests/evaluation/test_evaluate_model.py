@@ -1,0 +1,126 @@
+"""A saved model evaluated on written sets, against its own public interface used one item at a time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from lotlip import LotlipModel, LotlipProcessor
+from lotlip.errors import DataError, ModelError
+from lotlip.evaluation.evaluate import evaluate_model, open_encoder
+from lotlip.evaluation.sets import read_evalset, scene_items, write_evalset
+from lotlip.params import ScenesEvalset
+from tests.evaluation.tiny_model import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def write_set(folder: Path, texts: str, num_images: int = 7) -> Path:
+    params = ScenesEvalset(kind="scenes", texts=texts, num_images=num_images, seed=3)  # type: ignore[arg-type]
+    write_evalset(folder, texts, scene_items(params))
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_retrieval_equals_one_by_one(model_folder: Path, tmp_path: Path, batch_size: int) -> None:
+    evalset = read_evalset(write_set(tmp_path / "short", "short"))
+    metrics = evaluate_model(model_folder, tmp_path / "short", batch_size, "cpu")
+
+    model, processor = (
+        LotlipModel.from_pretrained(model_folder).eval(),
+        LotlipProcessor.from_pretrained(model_folder),
+    )
+    with torch.no_grad():
+        texts = [model.get_text_features(**processor(text=[text]))[0] for text in evalset.texts]
+        images = [
+            model.get_image_features(processor(images=[Image.open(path)])["pixel_values"])[0]
+            for path in evalset.images
+        ]
+    scores = torch.stack(images) @ torch.stack(texts).T
+    i2t = [bool(scores[i].argmax() // 5 == i) for i in range(7)]
+    t2i = [bool(scores[:, t].argmax() == t // 5) for t in range(35)]
+    assert metrics["i2t_r1"] == pytest.approx(100 * sum(i2t) / 7, abs=1e-5)
+    assert metrics["t2i_r1"] == pytest.approx(100 * sum(t2i) / 35, abs=1e-5)
+    assert (metrics["images"], metrics["texts"], metrics["truncated_text_share"]) == (7, 35, 0)
+
+
+def test_classification_equals_one_by_one(model_folder: Path, tmp_path: Path) -> None:
+    evalset = read_evalset(write_set(tmp_path / "classes", "classes", 12))
+    metrics = evaluate_model(model_folder, tmp_path / "classes", 5, "cpu")
+
+    model, processor = (
+        LotlipModel.from_pretrained(model_folder).eval(),
+        LotlipProcessor.from_pretrained(model_folder),
+    )
+    with torch.no_grad():
+        means = []
+        for name in evalset.classes:
+            prompts = [template.format(name) for template in evalset.templates]
+            mean = model.get_text_features(**processor(text=prompts)).mean(0)
+            means.append(mean / mean.norm())
+        images = model.get_image_features(processor(images=list(evalset.images))["pixel_values"])
+    order = (images @ torch.stack(means).T).argsort(dim=1, descending=True).tolist()
+    top5 = sum(label in row[:5] for label, row in zip(evalset.labels, order, strict=True))
+    assert metrics["top5"] == pytest.approx(100 * top5 / 12, abs=1e-5)
+    assert (metrics["images"], metrics["classes"]) == (12, 64)
+
+
+def test_texts_keep_their_order_when_sorted_by_length(model_folder: Path) -> None:
+    texts = ["a red circle. " * 3, "star", "a big blue heart on the left", "ring", "two words"]
+    encoder = open_encoder(model_folder, batch_size=2, device="cpu")
+    together = encoder.texts(texts)
+    alone = torch.cat([encoder.texts([text]) for text in texts])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together.norm(dim=1), torch.ones(5))
+
+
+def test_truncated_texts_are_counted(model_folder: Path, tmp_path: Path) -> None:
+    # Long descriptions have 40 tokens and more, the model's limit is 24.
+    metrics = evaluate_model(model_folder, write_set(tmp_path / "long", "reference"), 4, "cpu")
+    assert metrics["truncated_text_share"] == 1
+
+
+def test_missing_model_names_its_stage(tmp_path: Path) -> None:
+    write_set(tmp_path / "short", "short", 2)
+    with pytest.raises(ModelError, match="dvc repro train@lotlip"):
+        evaluate_model(tmp_path / "lotlip", tmp_path / "short", 4, "cpu")
+
+
+def test_damaged_model(model_folder: Path, tmp_path: Path) -> None:
+    for file in model_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="cannot be opened"):
+        open_encoder(tmp_path, 4, "cpu")
+
+
+def test_model_without_some_weights_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    for file in model_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(model_folder / "model.safetensors")
+    del weights["text_tower.projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights \(text_tower\.projection\.weight\)"):
+        open_encoder(tmp_path, 4, "cpu")
+
+
+def test_diverged_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    model = LotlipModel.from_pretrained(model_folder)
+    model.text_tower.projection.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    LotlipProcessor.from_pretrained(model_folder).save_pretrained(tmp_path / "nan")
+    with pytest.raises(ModelError, match="35 of 35 text embeddings are NaN"):
+        evaluate_model(tmp_path / "nan", write_set(tmp_path / "short", "short"), 8, "cpu")
+
+
+def test_unreadable_image_is_named(model_folder: Path, tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "short", "short", 3)
+    image = read_evalset(folder).images[1]
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(DataError, match=image.name):
+        evaluate_model(model_folder, folder, 4, "cpu")

@@ -1,0 +1,160 @@
+"""Retrieval metrics against hand-made tables and a slow argsort reference."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lotlip.errors import ModelError, ShapeError
+from lotlip.evaluation.retrieval import retrieval_metrics, retrieval_ranks
+
+
+def as_embeddings(scores_IT: list[list[float]]) -> tuple[Tensor, Tensor]:
+    """Embeddings whose dot products are exactly the given scores: texts are the unit vectors."""
+    images = torch.tensor(scores_IT)
+    return images, torch.eye(images.shape[1])
+
+
+def slow_ranks(scores_IT: Tensor, owner_T: Tensor) -> tuple[list[int], list[int], int]:
+    """Sort every row and column whole; wrong items go before correct ones of the same score."""
+
+    def rank(scores: Tensor, correct: Tensor) -> tuple[int, bool]:
+        order = sorted(range(len(scores)), key=lambda j: (-float(scores[j]), bool(correct[j])))
+        place = next(place for place, j in enumerate(order) if correct[j])
+        return place + 1, place > 0 and bool(scores[order[place - 1]] == scores[order[place]])
+
+    own_IT = owner_T[None, :] == torch.arange(len(scores_IT))[:, None]
+    i2t = [rank(scores_IT[i], own_IT[i]) for i in range(len(scores_IT))]
+    t2i = [rank(scores_IT[:, t], own_IT[:, t]) for t in range(scores_IT.shape[1])]
+    return [r for r, _ in i2t], [r for r, _ in t2i], sum(tied for _, tied in i2t + t2i)
+
+
+def test_docstring_example() -> None:
+    images, texts = as_embeddings([[0.9, 0.2, 0.5], [0.6, 0.1, 0.4]])
+    metrics = retrieval_metrics(images, texts, torch.tensor([0, 0, 1]))
+    assert metrics == {
+        "i2t_r1": 50.0,
+        "i2t_r5": 100.0,
+        "i2t_r10": 100.0,
+        "t2i_r1": pytest.approx(200 / 3),
+        "t2i_r5": 100.0,
+        "t2i_r10": 100.0,
+        "i2t_median_rank": 1.5,
+        "t2i_median_rank": 1.0,
+        "tied_queries": 0,
+        "images": 2,
+        "texts": 3,
+    }
+
+
+def test_hand_computed_recalls_at_every_k() -> None:
+    # Image i scores text j at -|i - 2j|: it prefers text i / 2, and its own text scores -i.
+    scores = [[-abs(i - 2.0 * j) for j in range(12)] for i in range(12)]
+    images, texts = as_embeddings(scores)
+    metrics = retrieval_metrics(images, texts, torch.arange(12))
+    # Texts that score at least -i: 2j in [0, 2i], j from 0 to i, so the rank is i + 1.
+    assert [metrics[f"i2t_r{k}"] for k in (1, 5, 10)] == pytest.approx([100 / 12, 500 / 12, 1000 / 12])
+    assert metrics["i2t_median_rank"] == 6.5
+    # Own score of text j is -j. Images i in [j, 3j] are at most j away from 2j; up to 11 only.
+    t2i_ranks = [min(3 * j, 11) - j + 1 for j in range(12)]
+    assert t2i_ranks == [1, 3, 5, 7, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert [metrics[f"t2i_r{k}"] for k in (1, 5, 10)] == pytest.approx([200 / 12, 800 / 12, 100])
+    # I2T: image i ties with text 0 unless i = 0. T2I: text j ties with image 3j, where there is one.
+    assert metrics["tied_queries"] == 11 + 3
+
+
+@pytest.mark.parametrize("block", [64, 1024])
+@pytest.mark.parametrize("texts_per_image", [1, 3])
+def test_equals_argsort_reference(texts_per_image: int, block: int) -> None:
+    generator = torch.Generator().manual_seed(texts_per_image)
+    # Small integers: scores are exact in float32 and tie often.
+    images = torch.randint(-2, 3, (150, 8), generator=generator).float()
+    texts = torch.randint(-2, 3, (150 * texts_per_image, 8), generator=generator).float()
+    owner = torch.arange(150).repeat(texts_per_image)[torch.randperm(len(texts), generator=generator)]
+    i2t, t2i, tied = retrieval_ranks(images, texts, owner, block)
+    expected = slow_ranks(images @ texts.T, owner)
+    assert (i2t.tolist(), t2i.tolist(), tied) == expected
+    assert tied > 100
+
+
+def test_uneven_numbers_of_texts() -> None:
+    generator = torch.Generator().manual_seed(5)
+    images, texts = torch.randn(70, 16, generator=generator), torch.randn(200, 16, generator=generator)
+    owner = torch.cat([torch.arange(70), torch.randint(0, 70, (130,), generator=generator)])
+    i2t, t2i, tied = retrieval_ranks(images, texts, owner, block=64)
+    assert (i2t.tolist(), t2i.tolist(), tied) == slow_ranks(images @ texts.T, owner)
+
+
+def test_correct_texts_of_one_image_do_not_compete() -> None:
+    texts = torch.nn.functional.normalize(torch.ones(10, 4), dim=1)
+    metrics = retrieval_metrics(texts[:1], texts, torch.zeros(10, dtype=torch.int64))
+    assert metrics["i2t_r1"] == metrics["t2i_r1"] == 100
+    assert metrics["tied_queries"] == 0
+
+
+def test_collapsed_model_gets_nothing() -> None:
+    vector = torch.nn.functional.normalize(torch.randn(1, 100), dim=1)
+    metrics = retrieval_metrics(vector.repeat(33, 1), vector.repeat(99, 1), torch.arange(99) % 33)
+    assert metrics["i2t_r10"] == metrics["t2i_r10"] == 0
+    assert metrics["tied_queries"] == 33 + 99
+    assert metrics["i2t_median_rank"] == 97  # all 96 texts of other images come first
+    assert metrics["t2i_median_rank"] == 33
+
+
+@pytest.mark.parametrize("block", [64, 1024])
+def test_equal_pairs_tie_exactly_in_every_block(block: int) -> None:
+    # Real-valued embeddings, every pair twice, 300 rows apart: each query meets exactly one equal rival.
+    generator = torch.Generator().manual_seed(2)
+    half = torch.nn.functional.normalize(torch.randn(300, 96, generator=generator), dim=1)
+    both = torch.cat([half, half])
+    i2t, t2i, tied = retrieval_ranks(both, both, torch.arange(600), block)
+    assert tied == 1200
+    assert set(i2t.tolist()) == set(t2i.tolist()) == {2}
+
+
+def test_scores_are_float32_even_under_bfloat16_autocast() -> None:
+    # Rivals differ from the correct texts by 1e-4: float32 tells them apart, bfloat16 does not.
+    texts = torch.tensor([[1.0, 0.0], [0.9999, 0.0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        metrics = retrieval_metrics(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), texts, torch.tensor([0, 1]))
+    assert metrics["i2t_r1"] == 100
+    assert metrics["tied_queries"] == 0
+
+
+def test_memory_holds_blocks_not_the_matrix() -> None:
+    # The whole matrix would be a tensor of a million scores: watch every tensor that is made.
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    with Watch():
+        retrieval_ranks(torch.randn(1000, 2), torch.randn(1000, 2), torch.arange(1000), block=128)
+    assert largest <= 128 * 128
+
+
+def test_not_finite_embeddings_are_refused() -> None:
+    images = torch.eye(3)
+    images[1, 1] = float("nan")
+    with pytest.raises(ModelError, match="1 of 3 image embeddings are NaN"):
+        retrieval_metrics(images, torch.eye(3), torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "owner", "message"),
+    [
+        (torch.eye(2), torch.ones(2, 3), torch.arange(2), "do not fit"),
+        (torch.eye(2), torch.eye(2), torch.arange(3), "do not fit"),
+        (torch.eye(0), torch.eye(0), torch.arange(0), "none of them empty"),
+        (torch.eye(2), torch.eye(2), torch.tensor([0, 2]), "from 0 to 2; expected 0 to 1"),
+        (torch.eye(2), torch.eye(2), torch.tensor([1, 1]), "1 of 2 images have no text"),
+        (torch.eye(2), torch.eye(2), torch.tensor([0.0, 1.0]), "integer"),
+    ],
+)
+def test_wrong_inputs(images: Tensor, texts: Tensor, owner: Tensor, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        retrieval_metrics(images, texts, owner)

@@ -1,0 +1,60 @@
+"""Zero-shot classification against hand-made scores."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lotlip.errors import DataError, ModelError, ShapeError
+from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics
+
+
+def test_hand_computed_accuracies() -> None:
+    # Class embeddings are unit vectors, so an image's coordinates are its scores.
+    images = torch.tensor(
+        [
+            [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 0: rank 1
+            [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 6: rank 2
+            [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # label 1: rank 7
+            [0.7, 0.9, 0.7, 0.1, 0.1, 0.1, 0.1],  # label 0: one higher, one equal: rank 3, tied
+        ]
+    )
+    metrics = zero_shot_metrics(images, torch.eye(7), torch.tensor([0, 6, 1, 0]))
+    assert metrics == {"top1": 25.0, "top5": 75.0, "tied_queries": 1, "images": 4, "classes": 7}
+
+
+def test_equal_classes_tie_against_the_model() -> None:
+    classes = torch.nn.functional.normalize(torch.randn(1, 50), dim=1).repeat(37, 1)
+    metrics = zero_shot_metrics(torch.randn(1100, 50), classes, torch.arange(1100) % 37)
+    assert metrics["top1"] == metrics["top5"] == 0
+    assert metrics["tied_queries"] == 1100
+
+
+def test_class_embedding_is_normalised_mean_of_normalised_prompts() -> None:
+    prompts = {
+        "a cat": [2.0, 0.0],
+        "the cat": [0.0, 1.0],
+        "a dog": [0.0, -3.0],
+        "the dog": [0.0, -1.0],
+    }
+
+    def encode(texts: list[str]) -> Tensor:
+        return torch.tensor([prompts[text] for text in texts])
+
+    found = class_embeddings(encode, ["cat", "dog"], ["a {}", "the {}"])
+    half = 0.5**0.5  # (1, 0) and (0, 1) weigh the same although one prompt's vector is twice as long
+    assert torch.allclose(found, torch.tensor([[half, half], [0.0, -1.0]]))
+
+
+@pytest.mark.parametrize(("classes", "templates"), [([], ["a {}"]), (["cat"], []), (["cat"], ["a cat"])])
+def test_wrong_prompts(classes: list[str], templates: list[str]) -> None:
+    with pytest.raises(DataError, match="at least one of each"):
+        class_embeddings(lambda texts: torch.ones(len(texts), 2), classes, templates)
+
+
+def test_wrong_inputs() -> None:
+    with pytest.raises(ShapeError, match="do not fit"):
+        zero_shot_metrics(torch.eye(2), torch.ones(2, 3), torch.arange(2))
+    with pytest.raises(ShapeError, match="from 0 to 2; expected 0 to 1"):
+        zero_shot_metrics(torch.eye(2), torch.eye(2), torch.tensor([0, 2]))
+    with pytest.raises(ModelError, match="NaN"):
+        zero_shot_metrics(torch.eye(2), torch.eye(2) * float("nan"), torch.arange(2))
