@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -242,6 +242,22 @@ def parse_params(values: Any, where: str) -> Params:
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)
     return params
+
+
+T = TypeVar("T")
+
+
+def entry(section: dict[str, T], what: str, name: str) -> T:
+    """The entry `name` of a named section.
+
+    Raises:
+        ParamsError: there is none; the message lists those there are.
+    """
+    if name not in section:
+        near = difflib.get_close_matches(name, section, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParamsError(f"params.yaml has no {what} {name!r}, it has {', '.join(section)}{hint}")
+    return section[name]
 
 
 def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:

@@ -1,0 +1,204 @@
+"""The command line `lotlip`: each command calls the function that a stage calls. Heavy imports wait for their command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lotlip.errors import LotlipError
+
+app = typer.Typer(
+    help="Image-text models that understand long texts: the workflow's parts, one by one. "
+    "The whole workflow is `dvc repro`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this JSON file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def main() -> None:
+    """Run the command line; a user's error becomes one message and exit status 1."""
+    try:
+        app()
+    except LotlipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def configure(
+    overlays: Annotated[list[Path] | None, typer.Argument(help="Overlay files, e.g. conf/quick.yaml.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, e.g. train.epochs=2; repeatable.")
+    ] = None,
+) -> None:
+    """Merge overlays and settings into params.yaml, checked before it is written. `git diff` shows the change."""
+    from lotlip.overlays import apply_overlays
+
+    if not overlays and not settings:
+        raise typer.BadParameter("give an overlay file or --set section.key=value")
+    apply_overlays(overlays or [], settings or [])
+    print("params.yaml is up to date: `git diff params.yaml` shows it, `dvc repro` runs it.")
+
+
+@app.command()
+def download(
+    table: Annotated[Path, typer.Argument(help="Table of image URLs and captions: .tsv, .csv or .parquet.")],
+    out: Annotated[Path, typer.Argument(help="New folder for shards, tables and manifest.json.")],
+    url_column: Annotated[str, typer.Option(help="Name, or number from 0 where there is no header.")] = "url",
+    caption_column: Annotated[str, typer.Option(help="Name, or number from 0.")] = "caption",
+    url_prefix: Annotated[str, typer.Option(help="Put before relative paths.")] = "",
+    concurrency: Annotated[int | None, typer.Option(help="Requests in flight; default: params.yaml.")] = None,
+    allow_private_hosts: Annotated[bool, typer.Option(help="Let URLs point to loopback and private nets.")] = False,
+) -> None:
+    """Fetch the images of a URL table into shards, with a status for every row."""
+    from lotlip.data.download import download_source
+    from lotlip.params import UrlTableSource, load_params
+
+    settings = load_params().download
+    updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}
+    if concurrency is not None:
+        updates["concurrency"] = concurrency
+    source = UrlTableSource(
+        kind="url_table",
+        path=table,
+        format=_table_format(table),
+        url_column=_column(url_column),
+        caption_column=_column(caption_column),
+        url_prefix=url_prefix,
+    )
+    report = download_source(
+        source, out.name, settings.model_copy(update=updates), out, Path(".work/download") / out.name
+    )
+    _print_json(report)
+
+
+@app.command()
+def caption(
+    shards: Annotated[Path, typer.Argument(help="Folder of image shards with manifest.json.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the captions.")],
+    captioner: Annotated[str, typer.Option(help="An entry of `captioners` in params.yaml.")],
+) -> None:
+    """Describe every image of a folder of shards at length; killed, it continues where it was."""
+    from lotlip.captioning import caption_shards, open_captioner
+    from lotlip.data.manifest import read_manifest
+    from lotlip.params import entry, load_params
+
+    settings = entry(load_params().captioners, "captioner", captioner)
+    report = caption_shards(
+        [read_manifest(shards, "images")],
+        out,
+        captioner=open_captioner(settings),
+        batch_size=settings.batch_size,
+        work=Path(".work/recaption") / captioner,
+    )
+    _print_json(report)
+
+
+@app.command()
+def stats(
+    path: Annotated[Path, typer.Argument(help="Folder with manifest.json (images, captions), set, or .jsonl.")],
+    tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; default: params.yaml's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count images, texts, sub-captions a text and tokens a text, as the paper's table does."""
+    from lotlip.data.statistics import folder_statistics, token_counter
+    from lotlip.params import load_params
+
+    result = folder_statistics(path, token_counter(tokenizer or load_params().validate_.tokenizer))
+    if as_json:
+        _print_json(result)
+    else:
+        _print_table(str(path), result)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder, e.g. models/lotlip.")],
+    dataset: Annotated[Path, typer.Option(help="Evaluation set folder, e.g. data/evalsets/long.")],
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    device: Device = "auto",
+    json_file: JsonFile = None,
+) -> None:
+    """Measure a model on an evaluation set: recall in percent for retrieval, accuracy for classification."""
+    from lotlip.evaluation.evaluate import evaluate_model
+    from lotlip.records import write_json
+
+    result = evaluate_model(model, dataset, batch_size, device)
+    _print_table(f"{model} on {dataset}", result)
+    if json_file is not None:
+        write_json(json_file, result)
+
+
+@app.command()
+def track() -> None:
+    """Log the state of dvc.lock to MLflow: parameters, curves, metrics, tables, plots, models. Twice adds nothing."""
+    from lotlip.tracking import track as track_state
+
+    print(track_state(Path()))
+
+
+@app.command()
+def summary() -> None:
+    """Print the table of compared models and where to look further."""
+    from lotlip.evaluation.tables import print_comparison
+    from lotlip.params import load_params
+
+    print_comparison(load_params())
+    print("Report:             open reports/report/index.html")
+    print("MLflow and Prefect: make ui")
+    print("Any two states:     dvc exp show, dvc metrics diff, dvc plots diff")
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, devices, disk, ports, servers, credentials and telemetry, and say what to do."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lotlip.doctor import run_checks
+
+    checks = run_checks()
+    table = Table(box=None)
+    for column in ("", "check", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+    for check in checks:
+        table.add_row(marks[check.status], check.name, check.found, check.advice)
+    Console().print(table)
+    if any(check.status == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+def _table_format(path: Path) -> Any:
+    formats = {".tsv": "tsv", ".csv": "csv", ".parquet": "parquet"}
+    if path.suffix not in formats:
+        raise typer.BadParameter(f"{path} ends with {path.suffix!r}; expected {', '.join(formats)}")
+    return formats[path.suffix]
+
+
+def _column(name: str) -> str | int:
+    return int(name) if name.isdigit() else name
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(title: str, values: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for name, value in values.items():
+        table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Overlays: merge `conf/*.yaml` into params.yaml, so that params.yaml always says what runs.
+
+An overlay has the shape of params.yaml; mappings are merged key by key, anything else replaces what was there,
+and null removes an entry of a named section (a source, captioner, evaluation set or method).
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lotlip.errors import ParamsError
+from lotlip.params import parse_params
+from lotlip.records import write_text
+
+NAMED_SECTIONS = ("sources", "captioners", "evalsets", "methods")
+
+
+def merge(base: Any, overlay: Any, path: tuple[str, ...] = ()) -> None:
+    """Merge `overlay` into the mapping `base` in place."""
+    for key, value in overlay.items():
+        if value is None and len(path) == 1 and path[0] in NAMED_SECTIONS:
+            base.pop(key, None)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            merge(base[key], value, (*path, str(key)))
+        else:
+            base[key] = value
+
+
+def apply_overlays(overlays: Sequence[Path], settings: Sequence[str], target: Path = Path("params.yaml")) -> None:
+    """Merge overlay files and `section.key=value` settings into `target`; its comments stay.
+
+    Nothing is written unless the result is a valid params.yaml.
+
+    Raises:
+        ParamsError: a file is missing or no mapping, a setting has no `=`, or the result is not valid.
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    base = _read(yaml, target)
+    for overlay in overlays:
+        merge(base, _read(yaml, overlay))
+    for setting in settings:
+        merge(base, _parse_setting(yaml, setting))
+    buffer = io.StringIO()
+    yaml.dump(base, buffer)
+    parse_params(YAML(typ="safe", pure=True).load(buffer.getvalue()), " + ".join(map(str, [target, *overlays])))
+    write_text(target, buffer.getvalue())
+
+
+def _read(yaml: Any, path: Path) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = yaml.load(path.read_text())
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(file) for file in Path("conf").glob("*.yaml")))
+        raise ParamsError(f"{path} is missing; the overlays here are {known or 'none'}.") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path} holds {type(values).__name__}; expected a mapping of sections.")
+    return values
+
+
+def _parse_setting(yaml: Any, setting: str) -> dict[str, Any]:
+    dotted, equals, value = setting.partition("=")
+    if not equals:
+        raise ParamsError(f"--set {setting}: expected section.key=value, e.g. --set train.epochs=2.")
+    nested: Any = yaml.load(value)
+    for key in reversed(dotted.split(".")):
+        nested = {key: nested}
+    result: dict[str, Any] = nested
+    return result
