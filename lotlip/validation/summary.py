@@ -1,0 +1,119 @@
+"""The numbers of a validation (reports/validate/summary.json) and the error that a passed limit raises."""
+
+from typing import TYPE_CHECKING, Any
+
+from lotlip.errors import CeilingError, DataError
+from lotlip.validation.checks import Check, worst_rows
+from lotlip.validation.suites import SuiteResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Frames = dict[str, "pd.DataFrame"]
+
+
+def summarise(tables: Frames, reasons: Frames, results: list[SuiteResult]) -> dict[str, Any]:
+    """Counts, shares and means by subject, and the failed expectations with their worst rows.
+
+    Shares and means are rounded to 6 digits, and None where there is nothing to measure.
+
+    Args:
+        tables: by subject: "image", "raw", then the captioners.
+        reasons: by subject, boolean, rows of the table by reasons.
+        results: the suites' results, named as the tables.
+    """
+    failed = [
+        _failure(result.name, outcome.check, outcome.measured, tables[result.name])
+        for result in results
+        for outcome in result.outcomes
+        if not outcome.passed
+    ]
+    evaluated = sum(len(result.outcomes) for result in results)
+    return {
+        "images": _images(tables["image"], reasons["image"]),
+        "raw": _texts(tables["raw"], reasons["raw"]),
+        "long": {
+            name: _texts(tables[name], reasons[name]) for name in tables if name not in ("image", "raw")
+        },
+        "expectations": {"evaluated": evaluated, "passed": evaluated - len(failed), "failed": len(failed)},
+        "failed": failed,
+    }
+
+
+def check_summary(summary: dict[str, Any]) -> None:
+    """Raise when an expectation failed; the message lists each: number, limit, setting, worst rows.
+
+    Raises:
+        CeilingError: limits of params.yaml are passed.
+        DataError: the tables are damaged, which no setting mends.
+    """
+    failed = summary["failed"]
+    if not failed:
+        return
+    lines = [f"validation failed {len(failed)} of {summary['expectations']['evaluated']} expectations:"]
+    for one in failed:
+        lines.append(f"- {one['suite']}: {one['says']} is {_number(one['measured'])}, {one['limit']}")
+        lines.append(f"  {_remedy(one)}")
+        lines += [f"    {row}" for row in one["worst"]]
+    lines.append(
+        "What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more."
+    )
+    is_damaged = any(one["params"] is None for one in failed)
+    raise (DataError if is_damaged else CeilingError)("\n".join(lines))
+
+
+def _images(table: "pd.DataFrame", reasons: "pd.DataFrame") -> dict[str, Any]:
+    num_images = int((table["status"] == "success").sum())
+    return {
+        "requested": len(table),
+        "failed": len(table) - num_images,
+        "failed_share": _mean(table["failed"]),
+        **_verdicts(reasons, num_images),
+        "duplicate_share": _mean(table["duplicate"]),
+    }
+
+
+def _texts(table: "pd.DataFrame", reasons: "pd.DataFrame") -> dict[str, Any]:
+    numbers = {
+        **_verdicts(reasons, len(table)),
+        "duplicate_share": _mean(table["duplicate"]),
+        "mean_tokens": _mean(table["num_tokens"]),
+    }
+    if "truncated" in table:
+        numbers["truncated_share"] = _mean(table["truncated"])
+        numbers["raw_word_recall"] = _mean(table["raw_word_recall"])
+    return numbers
+
+
+def _verdicts(reasons: "pd.DataFrame", total: int) -> dict[str, Any]:
+    rejected = int(reasons.any(axis=1).sum())
+    by_reason = {str(name): int(count) for name, count in reasons.sum().items()}
+    share = round(rejected / total, 6) if total else None
+    return {"kept": total - rejected, "rejected": rejected, "rejected_share": share, "rejected_by": by_reason}
+
+
+def _failure(suite: str, check: Check, measured: float | None, table: "pd.DataFrame") -> dict[str, Any]:
+    return {
+        "suite": suite,
+        "column": check.column,
+        "says": check.says,
+        "measured": measured,
+        "limit": f"{'at least' if check.is_floor else 'at most'} {_number(check.limit)} is allowed",
+        "params": check.params,
+        "worst": worst_rows(check, table),
+    }
+
+
+def _remedy(one: dict[str, Any]) -> str:
+    if one["params"] is None:
+        return "The data is damaged: run the stage that wrote it again. Rows:"
+    return f"Mend the data or change {one['params']} in params.yaml. Worst rows:"
+
+
+def _number(value: float | None) -> str:
+    return "unknown (nothing to measure)" if value is None else f"{value:.4g}"
+
+
+def _mean(values: "pd.Series[Any]") -> float | None:
+    mean = float(values.mean())
+    return None if mean != mean else round(mean, 6)

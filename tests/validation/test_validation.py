@@ -1,0 +1,98 @@
+"""The whole validation: conservation, equal bytes, and pages that can be read offline."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lotlip.records import sha256_file
+from lotlip.validation.summary import check_summary
+from tests.validation.builders import Dataset, long, lost
+
+
+def spoil(dataset: Dataset) -> Dataset:
+    """2 lost images, 3 rejected, 1 raw caption too long, 4 long texts rejected for 5 reasons."""
+    dataset.images[0] = lost("k00")
+    dataset.images[1] = lost("k01", "failed_to_decode")
+    dataset.images[2].update(width=20, height=100)
+    dataset.images[3].update(width=30)
+    dataset.images[4]["sha256"] = "bytes of k19"
+    dataset.images[19]["sha256"] = "bytes of k19"
+    dataset.images[5]["caption"] = "red " * 6
+    dataset.longs[6] = long("k06", text="", failure="refusal")
+    dataset.longs[7] = long("k07", text="a red dog")
+    dataset.longs[8] = long("k08", text="red " * 41, finish_reason="length")
+    dataset.longs[9] = long("k09", text="")
+    dataset.rules = dataset.rules.model_copy(update={"max_rejected_share": 0.5})
+    return dataset
+
+
+def test_numbers_and_conservation(dataset: Dataset) -> None:
+    summary = spoil(dataset).run()
+    images, raw, llava = summary["images"], summary["raw"], summary["long"]["llava"]
+    assert (images["requested"], images["failed"], images["kept"], images["rejected"]) == (20, 2, 15, 3)
+    assert images["rejected_by"] == {"min_side": 2, "max_aspect": 1, "duplicate": 1}
+    assert (images["failed_share"], images["rejected_share"]) == (0.1, round(3 / 18, 6))
+    assert images["duplicate_share"] == round(1 / 18, 6)
+    assert (raw["kept"], raw["rejected"]) == (14, 1)
+    assert raw["mean_tokens"] == round((14 * 3 + 6) / 15, 6)
+    assert raw["duplicate_share"] == round(13 / 15, 6)
+    assert (llava["kept"], llava["rejected"]) == (11, 4)
+    reasons = {"missing": 0, "failure": 1, "empty": 1, "min_tokens": 1, "max_tokens": 1, "truncated": 1}
+    assert llava["rejected_by"] == reasons
+    assert llava["truncated_share"] == round(1 / 13, 6)
+    assert (
+        llava["raw_word_recall"] == round((10 + 0.5 + 0.5 + 0.5 + 0.5) / 13, 6)
+        or llava["raw_word_recall"] < 1
+    )
+    assert images["failed"] + images["rejected"] + images["kept"] == images["requested"]
+    assert summary["expectations"] == {"evaluated": 22, "passed": 22, "failed": 0}
+    check_summary(summary)  # raises nothing
+
+
+def test_two_runs_give_equal_bytes(dataset: Dataset) -> None:
+    spoil(dataset)
+    dataset.images[6]["caption"] = "two dogs"
+    dataset.rules = dataset.rules.model_copy(update={"max_rejected_share": 0.1})
+    again = Dataset(dataset.folder / "again", dataset.rules, dataset.images, dataset.longs)
+    assert json.dumps(dataset.run()) == json.dumps(again.run())
+    for name in ("quarantine", "docs"):
+        assert hashes(dataset.folder / name) == hashes(again.folder / name)
+    assert len(hashes(dataset.folder / "docs")) == 4
+
+
+def test_docs_load_nothing_and_show_every_expectation(dataset: Dataset) -> None:
+    spoil(dataset)
+    dataset.rules = dataset.rules.model_copy(update={"max_rejected_share": 0.1})
+    summary = dataset.run()
+    pages = {path.name: path.read_text() for path in (dataset.folder / "docs").iterdir()}
+    assert set(pages) == {"index.html", "image.html", "raw.html", "llava.html"}
+    for page in pages.values():
+        assert not re.search(r"https?:|<script|<link|<img|@import|url\(", page)
+    index = pages["index.html"]
+    links = set(re.findall(r'href="([^"]+)"', "".join(pages.values())))
+    assert links == set(pages)
+    assert index.count(">✔<") == summary["expectations"]["passed"]
+    for one in summary["failed"]:
+        assert f"{one['suite']}: {one['says']}" in index
+        assert one["params"] in index
+    assert "mean must be less than or equal to" in pages["llava.html"]
+
+
+@pytest.mark.parametrize("key", ["<script>alert(1)</script>", "\x1b[31mred"])
+def test_foreign_words_stay_words(dataset: Dataset, key: str) -> None:
+    for row in dataset.images[:2]:
+        row.update(key=key, caption=key, url=key)
+    dataset.longs = [long(key, text=key), *dataset.longs[2:]]
+    summary = dataset.run()
+    assert summary["failed"]
+    for page in (dataset.folder / "docs").iterdir():
+        assert "<script" not in page.read_text()
+    with pytest.raises(Exception, match="key repeats") as error:
+        check_summary(summary)
+    assert "\x1b" not in str(error.value)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
