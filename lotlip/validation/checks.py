@@ -46,7 +46,7 @@ def image_checks(rules: Validate) -> list[Check]:
     return [
         Check("share of rows without key", "ValuesToNotBeNull", "key"),
         Check("share of rows whose key repeats", "ValuesToBeUnique", "key"),
-        Check("share of rows without url", "ValuesToNotBeNull", "url"),
+        Check("share of rows without url", "ValuesToNotBeNull", "url", {"mostly": mostly}, rejected),
         Check("share of rows without status", "ValuesToNotBeNull", "status"),
         Check("share of unknown statuses", "ValuesToBeInSet", "status", {"value_set": list(STATUSES)}),
         Check("share of images narrower than min_side", "ValuesToBeBetween", "width", side, rejected),

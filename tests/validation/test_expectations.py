@@ -66,7 +66,7 @@ CASES: list[tuple[str, Change, int, dict[tuple[str, str], float]]] = [
     ("narrow", set_rows("images", width=31), 4, {("image", "width"): 0.25, ("image", "rejected"): 0.25}),
     ("low", set_rows("images", height=31), 4, {("image", "height"): 0.25, ("image", "rejected"): 0.25}),
     ("elongated", set_rows("images", height=500), 4, {("image", "rejected"): 0.25}),
-    ("no url", set_rows("images", url=None), 0, {("image", "url"): 0.05}),
+    ("no url", set_rows("images", url=None), 4, {("image", "url"): 0.25}),
     (
         "no caption",
         set_rows("images", caption=None),
