@@ -1,11 +1,12 @@
-"""A tiny random checkpoint of the LLaVA class: how to build one that AutoProcessor and AutoModelForImageTextToText load.
+"""A tiny random checkpoint of the LLaVA class, as AutoProcessor and AutoModelForImageTextToText load it.
 
 The parts, and what must agree with what:
 - vision tower: `ViTModel` (class token, square patches). `vision_feature_layer=-1` is its last layer's output
   before the final norm; `-2` is one layer earlier, as LLaVA-1.5 uses.
-- `vision_feature_select_strategy="default"` drops the class token, in the model's config and in the processor alike.
-- the processor writes `num_patches + num_additional_image_tokens - (1 if "default")` image tokens a picture; the tower
-  gives `num_patches + 1` features, minus the class token: so `num_additional_image_tokens=1`.
+- `vision_feature_select_strategy="default"` drops the class token: the same in the model's config and in the
+  processor.
+- the processor writes `num_patches + num_additional_image_tokens - (1 if "default")` image tokens an image;
+  the tower gives `num_patches + 1` features, minus the class token: so `num_additional_image_tokens=1`.
 - `<image>` is one special token of the tokenizer; its id is the model's `image_token_index`.
 - pad, bos and eos ids stand in the text config and in the generation config; the vocabulary size of the text
   config counts the added tokens too.
@@ -16,10 +17,11 @@ from pathlib import Path
 IMAGE_SIDE = 32
 PATCH = 16
 TEMPLATE = "USER: <image>\n{prompt} ASSISTANT:"
-WORDS = (
+TEXT = (
     "describe the image in detail user assistant : . , a an on of and red green blue yellow circle square "
     "triangle star left right above below large small background is there with next to white black"
-).split()
+)
+WORDS = TEXT.split()
 
 
 def build_tiny_llava(folder: Path, seed: int = 0, chat_template: str | None = None) -> Path:
@@ -90,7 +92,7 @@ def _build_processor(chat_template: str | None):  # type: ignore[no-untyped-def]
     )
     return LlavaProcessor(
         image_processor=image_processor,
-        tokenizer=_build_tokenizer(),
+        tokenizer=build_tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -99,7 +101,7 @@ def _build_processor(chat_template: str | None):  # type: ignore[no-untyped-def]
     )
 
 
-def _build_tokenizer():  # type: ignore[no-untyped-def]
+def build_tokenizer():  # type: ignore[no-untyped-def]
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

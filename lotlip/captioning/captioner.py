@@ -1,0 +1,67 @@
+"""What a captioner is: images in, a caption or a reason each out, under an identity that names its bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from lotlip.records import content_key, sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CODE_VERSION = 1
+"""Raise by one when a change of the code changes captions; tests/golden watches over it. It is part of every
+identity, so that results of older code are never mixed with new ones."""
+
+FinishReason = Literal["stop", "length", "error"]
+
+# Files of a checkpoint folder that can change what it writes; a model card or a training log cannot.
+CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a captioner wrote about one image.
+
+    `num_tokens` counts generated tokens without the end token. `finish_reason` is `stop` (the model ended),
+    `length` (cut at max_new_tokens) or `error`; then `failure` says why, and the text is empty.
+    """
+
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason
+    failure: str | None = None
+
+
+class Captioner(Protocol):
+    """Anything that captions images.
+
+    `identity` is 16 hex digits: a key of all that determines captions. Equal identities give equal
+    captions for equal images, however the images are batched.
+    """
+
+    @property
+    def identity(self) -> str: ...
+
+    def caption(self, images: "Sequence[Image]") -> list[Caption]:
+        """One caption an RGB image, in order; where there can be none a `failed` one, never a gap."""
+        ...
+
+
+def failed(reason: str) -> Caption:
+    """The record of an image without a caption."""
+    return Caption("", 0, "error", reason)
+
+
+def make_identity(settings: dict[str, Any]) -> str:
+    """16 hex digits from JSON-able settings and the code's version."""
+    return content_key({"code_version": CODE_VERSION, **settings})[:16]
+
+
+def folder_fingerprint(folder: Path) -> dict[str, str]:
+    """SHA-256 of each weight, config and tokenizer file under a checkpoint folder, by relative path."""
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES and path.is_file()
+    )
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

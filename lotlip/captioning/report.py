@@ -1,0 +1,56 @@
+"""What a captioner wrote, in numbers that are the same on every machine."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from lotlip.captioning.tables import Row
+from lotlip.errors import DataError
+from lotlip.text.subcaptions import split_sub_captions
+
+
+def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
+    """Counts and means over caption rows.
+
+    Returns:
+        `requested`, `captioned`, `failed` (they add up), `failures` (count by kind of reason: its text up to
+        the first colon), `truncated` (cut at max_new_tokens), and over the captioned: `mean_tokens`
+        (generated), `mean_sub_captions`, `mean_characters`, and `distinct_share` (different texts / texts).
+        Means are null where nothing was captioned.
+
+    Raises:
+        DataError: the rows are not as many as requested.
+    """
+    failures: Counter[str] = Counter()
+    texts: Counter[str] = Counter()
+    tokens = sub_captions = characters = truncated = 0
+    for row in rows:
+        if row["failure"] is not None:
+            failures[row["failure"].split(":")[0]] += 1
+            continue
+        texts[row["text"]] += 1
+        tokens += row["num_tokens"]
+        sub_captions += len(split_sub_captions(row["text"]))
+        characters += len(row["text"])
+        truncated += row["finish_reason"] == "length"
+    captioned, failed = texts.total(), failures.total()
+    if captioned + failed != requested:
+        raise DataError(
+            f"{captioned} captioned and {failed} failed images do not add up to the {requested} requested: "
+            "remove the captioner's folder under .work/recaption and run the stage again."
+        )
+    return {
+        "requested": requested,
+        "captioned": captioned,
+        "failed": failed,
+        "failures": dict(sorted(failures.items())),
+        "truncated": truncated,
+        "mean_tokens": _mean(tokens, captioned),
+        "mean_sub_captions": _mean(sub_captions, captioned),
+        "mean_characters": _mean(characters, captioned),
+        "distinct_share": _mean(len(texts), captioned),
+    }
+
+
+def _mean(total: int, count: int) -> float | None:
+    return round(total / count, 4) if count else None

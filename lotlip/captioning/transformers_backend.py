@@ -1,0 +1,275 @@
+"""Captions from any image-text-to-text model of `transformers`, in this process.
+
+Opening is cheap: the checkpoint's files are hashed, torch and the weights are loaded with the first image.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lotlip import params as settings
+from lotlip.captioning.captioner import Caption, FinishReason, failed, make_identity
+from lotlip.captioning.checkpoints import Checkpoint, find_checkpoint
+from lotlip.captioning.prompts import check_prompt, render_prompt
+from lotlip.errors import ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def open_captioner(params: settings.Captioner) -> "TransformersCaptioner":
+    """The captioner that the settings describe, not yet loaded.
+
+    Raises:
+        ModelError: the checkpoint's folder is missing or incomplete.
+        ParamsError: a hub id without a commit, or a template without a place for the prompt.
+    """
+    check_prompt(params.prompt, params.template)
+    return TransformersCaptioner(params, find_checkpoint(params.checkpoint, params.revision))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory with all that a batch needs."""
+
+    model: Any
+    processor: Any
+    prompt: str
+    generation: Any
+    end_ids: frozenset[int]
+
+
+class TransformersCaptioner:
+    """A `Captioner` over AutoModelForImageTextToText and AutoProcessor.
+
+    In float32 an image's caption does not depend on the other images of its batch, sampling included; in
+    bfloat16 and float16 a near-tie between two tokens may fall differently in another batch.
+    """
+
+    def __init__(self, params: settings.Captioner, checkpoint: Checkpoint) -> None:
+        self._params = params
+        self._checkpoint = checkpoint
+        self._max_batch: int | None = None  # set when memory ran out
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Key of checkpoint, prompt, template, generation, dtype and code; not of device and batch size."""
+        names = ["prompt", "template", "dtype", "max_new_tokens", "do_sample"]
+        names += ["temperature", "top_p", "seed"] if self._params.do_sample else []
+        chosen: dict[str, Any] = {name: getattr(self._params, name) for name in names}
+        chosen["checkpoint"] = self._checkpoint.fingerprint
+        return make_identity({"backend": "transformers", **chosen})
+
+    def caption(self, images: "Sequence[Image]") -> list[Caption]:
+        """One caption an RGB image. A batch that exhausts the GPU's memory is halved, for later calls too.
+
+        Raises:
+            ModelError: the checkpoint cannot be loaded, its template has no image, or one image fills memory.
+        """
+        import torch
+
+        size = self._max_batch or max(1, len(images))
+        captions: list[Caption] = []
+        while len(captions) < len(images):
+            batch = images[len(captions) : len(captions) + size]
+            try:
+                captions += self._caption_batch(batch)
+                continue
+            except torch.cuda.OutOfMemoryError:
+                pass  # leave the handler first: the traceback keeps the batch's tensors alive
+            size = self._max_batch = _halve(len(batch))
+            torch.cuda.empty_cache()
+            print(f"GPU memory is full with {len(batch)} images: going on with {size}", flush=True)
+        return captions
+
+    @functools.cached_property
+    def _loaded(self) -> Loaded:
+        return _load(self._params, self._checkpoint)
+
+    def _caption_batch(self, images: "Sequence[Image]") -> list[Caption]:
+        try:
+            inputs = _process(self._loaded, images)
+        except (ValueError, OSError, MemoryError, ZeroDivisionError) as error:
+            if len(images) > 1:  # find the image it is about
+                return [caption for image in images for caption in self._caption_batch([image])]
+            return [failed(f"processor: {error or type(error).__name__}")]
+        rows = _generate(self._loaded, inputs, self._samplers(images))
+        return [self._read(row) for row in rows]
+
+    def _samplers(self, images: "Sequence[Image]") -> list[Any]:
+        if not self._params.do_sample:
+            return []
+        from lotlip.captioning.sampling import GumbelSampler, image_seed
+
+        seeds = [image_seed(image, self._params.seed) for image in images]
+        return [GumbelSampler(seeds, self._params.temperature, self._params.top_p)]
+
+    def _read(self, row: list[int]) -> Caption:
+        """The caption in the generated ids of one image."""
+        end = next((i for i, token in enumerate(row) if token in self._loaded.end_ids), None)
+        tokens = row[:end]
+        finish_reason: FinishReason = "length" if end is None else "stop"
+        text = self._loaded.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        text = text.replace(str(getattr(self._loaded.processor, "image_token", "<image>")), "").strip()
+        return Caption(text, len(tokens), finish_reason) if text else failed("empty generation")
+
+
+def _halve(size: int) -> int:
+    if size == 1:
+        raise ModelError(
+            "GPU memory is full with a single image: set a smaller `dtype` or `max_new_tokens` in "
+            "params.yaml, or free the GPU."
+        )
+    return size // 2
+
+
+def _load(params: settings.Captioner, checkpoint: Checkpoint) -> Loaded:
+    import transformers
+
+    processor, model = _open_checkpoint(checkpoint, params.dtype)
+    model = _to_device(model.eval(), params.device)
+    _prepare_padding(processor.tokenizer, model)
+    end_ids = _end_ids(processor.tokenizer, model)
+    generation = transformers.GenerationConfig(
+        max_new_tokens=params.max_new_tokens,
+        do_sample=False,  # sampling is GumbelSampler's, on top of the argmax
+        num_beams=1,
+        num_return_sequences=1,
+        temperature=1.0,
+        top_p=1.0,
+        eos_token_id=sorted(end_ids) or None,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    prompt = render_prompt(params.prompt, params.template, processor)
+    loaded = Loaded(model, processor, prompt, generation, end_ids)
+    _check_fit(loaded)
+    return loaded
+
+
+def _open_checkpoint(checkpoint: Checkpoint, dtype: str) -> tuple[Any, Any]:
+    """Processor and model from the checkpoint's safetensors, every weight of the model found there."""
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    where: dict[str, Any] = {"local_files_only": checkpoint.is_local, "trust_remote_code": False}
+    if checkpoint.revision is not None:
+        where["revision"] = checkpoint.revision
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(checkpoint.name, **where)
+        model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+            checkpoint.name,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_explain_load(checkpoint, error)) from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise ModelError(
+            f"{checkpoint.name} has no processor for images and text (found {type(processor).__name__}): "
+            "save the full processor there (`processor.save_pretrained(folder)`)."
+        )
+    # A tower's unused pooler may be absent; any other missing weight would be random.
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ModelError(
+            f"{checkpoint.name} lacks {len(missing)} weights of {type(model).__name__}, e.g. {missing[0]}: "
+            "its config.json and its weights do not belong together."
+        )
+    return processor, model
+
+
+def _check_fit(loaded: Loaded) -> None:
+    """Try the prompt with a grey image: the processor must take it and leave a place for the image."""
+    from PIL import Image
+
+    try:
+        ids = _process(loaded, [Image.new("RGB", (64, 64), "grey")])["input_ids"]
+    except ValueError as error:
+        raise ModelError(
+            f"The processor does not take an image with the prompt {loaded.prompt!r} ({error}): see that the "
+            "captioner's `template` holds <image> once where the model's processor wants it."
+        ) from error
+    image_id = getattr(loaded.model.config, "image_token_id", None)
+    if image_id is not None and not bool((ids == image_id).any()):
+        raise ModelError(
+            f"The prompt {loaded.prompt!r} holds no image token, so the model would not see the image: put "
+            "<image> into the captioner's `template`."
+        )
+
+
+def _explain_load(checkpoint: Checkpoint, error: Exception) -> str:
+    remedy = (
+        "is it the folder of an image-text-to-text model, saved with its processor?"
+        if checkpoint.is_local
+        else f"download it once while online (`hf download {checkpoint.name} --revision "
+        f"{checkpoint.revision}`) or name a folder."
+    )
+    return f"Checkpoint {checkpoint.name} cannot be loaded ({str(error).strip().splitlines()[0]}): {remedy}"
+
+
+def _to_device(model: Any, name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device is {name!r} but torch sees no GPU: set `device: auto` in params.yaml.")
+    try:
+        return model.to(name)
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelError(
+            f"The model does not fit into the memory of {name}: set a smaller `dtype`."
+        ) from error
+
+
+def _prepare_padding(tokenizer: Any, model: Any) -> None:
+    """Pad on the left, as a decoder goes on at the right, with a token that the model can embed."""
+    num_known = model.get_input_embeddings().num_embeddings
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is None or pad >= num_known:
+        if end is None or end >= num_known:
+            raise ModelError(
+                f"The tokenizer's pad id {pad} and end id {end} do not fit the model's {num_known} "
+                "embeddings: set `pad_token` in the checkpoint's tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token  # masked, so any known token does
+    if not model.config.is_encoder_decoder:
+        tokenizer.padding_side = "left"
+
+
+def _end_ids(tokenizer: Any, model: Any) -> frozenset[int]:
+    found = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
+    flat = [token for ids in found for token in (ids if isinstance(ids, list) else [ids])]
+    return frozenset(token for token in flat if token is not None)
+
+
+def _process(loaded: Loaded, images: "Sequence[Image]") -> Any:
+    tokenizer = loaded.processor.tokenizer
+    has_start = bool(tokenizer.bos_token) and loaded.prompt.startswith(tokenizer.bos_token)
+    return loaded.processor(
+        images=list(images),
+        text=[loaded.prompt] * len(images),
+        padding=True,
+        return_tensors="pt",
+        add_special_tokens=not has_start,  # chat templates write the start token themselves
+    )
+
+
+def _generate(loaded: Loaded, inputs: Any, samplers: list[Any]) -> list[list[int]]:
+    """Generated ids without the prompt, one list a row; after an end token comes padding."""
+    import torch
+
+    inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+    with torch.inference_mode():
+        ids = loaded.model.generate(**inputs, generation_config=loaded.generation, logits_processor=samplers)
+    prompt = inputs["input_ids"]
+    length = prompt.shape[1]
+    if ids.shape[1] >= length and torch.equal(ids[:, :length], prompt):
+        ids = ids[:, length:]  # decoders repeat the prompt, encoder-decoders do not
+    rows: list[list[int]] = ids.tolist()
+    return rows

@@ -1,0 +1,171 @@
+"""Captioning whole shards: rows for all, counts that add up, nothing done twice."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lotlip.captioning.captioner import Caption, Captioner
+from lotlip.captioning.report import caption_report
+from lotlip.captioning.shards import caption_shards
+from lotlip.captioning.transformers_backend import open_captioner
+from lotlip.data.manifest import Manifest, read_manifest
+from lotlip.errors import DataError
+from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
+from tests.captioning.tiny import build_tiny_llava
+
+PICTURES = make_pictures(10)
+ENCODED = [encode_png(image) for image in PICTURES]
+DAMAGED = ENCODED[3][: len(ENCODED[3]) // 2]
+LARGE = encode_png(Image.new("RGB", (1200, 1000)))
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Captioner:
+    return open_captioner(captioner_params(build_tiny_llava(tmp_path_factory.mktemp("llava"))))
+
+
+class Counting:
+    """A captioner that passes everything on and counts the images."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        self.identity = captioner.identity
+        self.num_images = 0
+        self._captioner = captioner
+
+    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+        self.num_images += len(images)
+        return self._captioner.caption(images)
+
+
+def caption_all(
+    images: Sequence[Manifest], folder: Path, captioner: Captioner, batch_size: int = 3
+) -> dict[str, Any]:
+    out, work = folder / "captions", folder / "work"
+    return caption_shards(images, out, captioner, batch_size=batch_size, max_pixels=MAX_PIXELS, work=work)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_sample_has_its_row_in_order(tmp_path: Path, captioner: Captioner) -> None:
+    first = write_images(tmp_path / "a", "a", [ENCODED[:5], [ENCODED[5], DAMAGED, b"no image", LARGE]])
+    second = write_images(tmp_path / "b", "b", [ENCODED[6:]])
+    report = caption_all([first, second], tmp_path, captioner)
+
+    manifest = read_manifest(tmp_path / "captions", "captions")
+    assert [shard.name for shard in manifest.shards] == ["a-00000", "a-00001", "b-00000"]
+    tars = [shard.files["tar"].sha256 for shard in (*first.shards, *second.shards)]
+    assert [shard.of for shard in manifest.shards] == tars
+    tables = [pq.read_table(manifest.path(shard, "table")) for shard in manifest.shards]
+    rows = [row for table in tables for row in table.to_pylist()]
+    keys = [f"a-0-{i}" for i in range(5)] + [f"a-1-{i}" for i in range(4)] + [f"b-0-{i}" for i in range(4)]
+    assert [row["key"] for row in rows] == keys
+    assert (
+        [shard.num_samples for shard in manifest.shards] == [table.num_rows for table in tables] == [5, 4, 4]
+    )
+    names = ["key", "kind", "text", "num_tokens", "finish_reason", "failure", "captioner"]
+    assert tables[0].schema.names == names
+    assert tables[0].schema.field("num_tokens").type == pa.int32()
+
+    expected = captioner.caption(PICTURES)
+    written = [row for row in rows if row["key"] not in ("a-1-1", "a-1-2", "a-1-3")]
+    assert [(row["text"], row["failure"]) for row in written] == [(c.text, c.failure) for c in expected]
+    assert {row["captioner"] for row in rows} == {captioner.identity}
+    assert {row["kind"] for row in rows} == {"long"}
+
+    refused = {row["key"]: row for row in rows if row["key"] in ("a-1-1", "a-1-2", "a-1-3")}
+    assert refused["a-1-1"]["failure"].startswith("damaged image")
+    assert refused["a-1-2"]["failure"].startswith("not an image")
+    assert refused["a-1-3"]["failure"].startswith("image too large: 1200 x 1000")
+    assert all((row["text"], row["finish_reason"]) == ("", "error") for row in refused.values())
+
+    silent = sum(caption.failure == "empty generation" for caption in expected)
+    assert (report["requested"], report["captioned"], report["failed"]) == (13, 10 - silent, 3 + silent)
+    assert report["failures"]["damaged image"] == report["failures"]["not an image"] == 1
+    assert report["failures"].get("empty generation", 0) == silent
+
+
+def test_batch_size_does_not_change_a_byte(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [[*ENCODED[:6], DAMAGED]])
+    reports = [caption_all([images], tmp_path / str(n), captioner, batch_size=n) for n in (1, 4, 100)]
+    files = [files_of(tmp_path / str(n) / "captions") for n in (1, 4, 100)]
+    assert files[0] == files[1] == files[2]
+    assert reports[0] == reports[1] == reports[2]
+
+
+def test_finished_shards_are_not_captioned_again(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [ENCODED[:4], ENCODED[4:6]])
+    report = caption_all([images], tmp_path, captioner)
+    before = files_of(tmp_path / "captions")
+    again = Counting(captioner)
+    assert caption_all([images], tmp_path, again) == report
+    assert files_of(tmp_path / "captions") == before
+    assert again.num_images == 0
+
+    more = write_images(tmp_path / "b", "b", [ENCODED[6:9]])
+    assert caption_all([images, more], tmp_path, again)["requested"] == 9
+    assert again.num_images == 3
+
+
+def test_another_captioner_does_not_find_these_results(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [ENCODED[:4]])
+    caption_all([images], tmp_path, captioner)
+    other = Counting(captioner)
+    other.identity = "0123456789abcdef"
+    caption_all([images], tmp_path, other)
+    assert other.num_images == 4
+    rows = pq.read_table(tmp_path / "captions/a-00000.parquet").to_pylist()
+    assert {row["captioner"] for row in rows} == {"0123456789abcdef"}
+
+
+def test_a_damaged_or_foreign_tar_stops_the_work(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [ENCODED[:2]])
+    shard = replace(images.shards[0], num_samples=3)
+    with pytest.raises(DataError, match="2 samples, its manifest says 3"):
+        caption_all([replace(images, shards=(shard,))], tmp_path, captioner)
+    tar = tmp_path / "a/a-00000.tar"
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(DataError, match="sha256"):
+        caption_all([images], tmp_path, captioner)
+    assert not (tmp_path / "captions").exists()
+
+
+def test_shard_names_are_unique(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [ENCODED[:1]])
+    with pytest.raises(DataError, match="share a name"):
+        caption_all([images, images], tmp_path, captioner)
+
+
+def test_report_by_hand() -> None:
+    def row(text: str, num_tokens: int, finish_reason: str, failure: str | None = None) -> dict[str, Any]:
+        return {"text": text, "num_tokens": num_tokens, "finish_reason": finish_reason, "failure": failure}
+
+    rows = [
+        row("A dog. It runs.", 6, "stop"),
+        row("A dog. It runs.", 6, "stop"),
+        row("Grass\nSky. A", 7, "length"),
+        row("", 0, "error", "damaged image: truncated"),
+        row("", 0, "error", "damaged image: other"),
+        row("", 0, "error", "empty generation"),
+    ]
+    assert caption_report(rows, 6) == {
+        "requested": 6,
+        "captioned": 3,
+        "failed": 3,
+        "failures": {"damaged image": 2, "empty generation": 1},
+        "truncated": 1,
+        "mean_tokens": 6.3333,
+        "mean_sub_captions": 2.3333,
+        "mean_characters": 14.0,
+        "distinct_share": 0.6667,
+    }
+    assert caption_report(rows[3:], 3)["mean_tokens"] is None
+    with pytest.raises(DataError, match="do not add up to the 7 requested"):
+        caption_report(rows, 7)
