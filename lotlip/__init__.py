@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lotlip.model.processor import LotlipProcessor as LotlipProcessor
 
 _HOMES = {
-    "LotlipConfig": "lotlip.model.config",
+    "LotlipConfig": "lotlip.model.modeling",  # which also registers the Auto classes
     "LotlipModel": "lotlip.model.modeling",
     "LotlipProcessor": "lotlip.model.processor",
 }
@@ -22,5 +22,4 @@ __all__ = ["LotlipConfig", "LotlipModel", "LotlipProcessor"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lotlip' has no attribute {name!r}")
-    importlib.import_module("lotlip.model.auto")
     return getattr(importlib.import_module(_HOMES[name]), name)

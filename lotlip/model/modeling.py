@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -139,3 +139,7 @@ class LotlipModel(PreTrainedModel):  # type: ignore[misc]
         super()._init_weights(module)
         if module is self:
             init.constant_(self.logit_scale, LOGIT_SCALE_INIT)
+
+
+AutoConfig.register(LotlipConfig.model_type, LotlipConfig, exist_ok=True)
+AutoModel.register(LotlipConfig, LotlipModel, exist_ok=True)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature
+from transformers import AutoProcessor, BatchFeature
 
 from lotlip.data.images import eval_transform, open_rgb
 from lotlip.errors import DataError, ModelError, ShapeError
+from lotlip.model.config import LotlipConfig
 from lotlip.model.image_tower import ImageSettings
 from lotlip.records import read_json, write_json
 from lotlip.text.tokenizer import LotlipTokenizer
@@ -130,3 +131,6 @@ def _open(picture: Picture) -> Image.Image:
         raise DataError(f"Image {picture} is missing.") from None
     except DataError as error:
         raise DataError(f"Image {picture}: {error}") from None
+
+
+AutoProcessor.register(LotlipConfig, LotlipProcessor, exist_ok=True)
