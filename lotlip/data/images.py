@@ -98,7 +98,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"not an image: none of {', '.join(READABLE_FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise DataError(f"image too large: more than {max_pixels} pixels") from None
+        raise DataError("image too large: beyond Pillow's own limit") from None
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         raise DataError(f"damaged image: {error}") from None
     if image.width * image.height > max_pixels:

@@ -61,6 +61,8 @@ def finished_shard(folder: Path, name: str) -> Shard | None:
 
 def publish(folder: Path, out: Path, shards: Sequence[Shard]) -> None:
     """Make the dataset folder `out` from finished shards: files and manifest appear together, by rename."""
+    for left_by_killed_run in out.parent.glob(f".{out.name}.*.tmp"):
+        shutil.rmtree(left_by_killed_run)
     with publish_folder(out) as staging:
         for shard in shards:
             for file in shard.files.values():
