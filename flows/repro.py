@@ -1,0 +1,141 @@
+"""Run one DVC stage as a process of its own, passing on its lines while they come."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Literal
+
+from lotlip.errors import LotlipError
+
+TAIL_LINES = 30
+STOP_TIMEOUT_S = 20.0
+_HINTS = (  # DVC's advice after every stage
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
+Outcome = Literal["ran", "restored", "unchanged"]
+
+
+class StageError(LotlipError):
+    """A stage failed; the message ends with the last lines of its log."""
+
+
+class BusyError(LotlipError):
+    """Another run works in this folder."""
+
+
+def reproduce(stage: str, root: Path, on_line: Callable[[str], object], force: bool = False) -> Outcome:
+    """Bring one stage up to date with `dvc repro --single-item`.
+
+    Args:
+        stage: its name in dvc.yaml, such as `train@lotlip`.
+        root: the DVC project.
+        on_line: gets every line of the stage's output.
+        force: run it even if nothing changed.
+
+    Returns:
+        `ran`, `restored` (DVC had the result of an earlier equal run), or `unchanged`.
+
+    Raises:
+        StageError: it failed.
+        BusyError: DVC is locked by another run.
+    """
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage] + ["--force"] * force
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    outcome: Outcome = "ran"
+    with _process(command, root) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            text = line.rstrip()
+            if not text or text.lstrip().startswith(_HINTS):
+                continue
+            on_line(text)
+            tail.append(text)
+            outcome = _outcome(stage, text) or outcome
+        status = process.wait()
+    if status != 0:
+        raise _failure(stage, status, list(tail))
+    return outcome
+
+
+@contextmanager
+def only_run(root: Path) -> Iterator[None]:
+    """Hold this folder for one pipeline run; the system lets go when the process ends, however it ends.
+
+    Raises:
+        BusyError: another run holds it.
+    """
+    path = root / ".work" / "pipeline.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise BusyError(
+                f"another pipeline run (process {holder}) works in {root.resolve()}: wait until it ends, "
+                "or use another clone."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _process(command: list[str], root: Path) -> "Iterator[subprocess.Popen[str]]":
+    """A process in its own group, which ends with the block, its children too."""
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal_group(process: "subprocess.Popen[str]", number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _outcome(stage: str, line: str) -> Outcome | None:
+    """What a line of DVC's says about the stage."""
+    if line.startswith(f"Stage '{stage}'"):
+        if "didn't change" in line:
+            return "unchanged"
+        if "is cached" in line:
+            return "restored"
+    return None
+
+
+def _failure(stage: str, status: int, tail: list[str]) -> LotlipError:
+    log = "\n".join(tail)
+    if "Unable to acquire lock" in log or "is busy, it is being blocked by" in log:
+        return BusyError(
+            f"{stage}: another DVC command works in this folder; run it again when that ends.\n{log}"
+        )
+    return StageError(f"{stage} failed with exit status {status}. The end of its log:\n{log}")

@@ -1,0 +1,74 @@
+"""What the runs of a pipeline state hold: names and numbers, read from its files."""
+
+from typing import Any
+
+import yaml
+
+from lotlip.tracking.redact import flat_params
+from lotlip.tracking.runs import curve_metric
+from lotlip.tracking.state import PARAMS_FILE, PipelineState, StageRecord
+
+
+def stage_params(record: StageRecord) -> dict[str, str]:
+    """A stage's settings; those of its own entry get the section's singular name, so that runs compare.
+
+    `methods.lotlip.num_long` of `train@lotlip` reads `method.num_long`.
+    """
+    flat = flat_params(record.params)
+    if not record.instance:
+        return flat
+    renamed = {}
+    for name, value in flat.items():
+        section, _, rest = name.partition(".")
+        own = rest == record.instance or rest.startswith(f"{record.instance}.")
+        renamed[f"{section.removesuffix('s')}{rest[len(record.instance) :]}" if own else name] = value
+    return renamed
+
+
+def all_params(state: PipelineState) -> dict[str, Any]:
+    """params.yaml, with the values that stages ran with where it was edited since (the state notes it)."""
+    values: dict[str, Any] = yaml.safe_load((state.root / PARAMS_FILE).read_text())
+    for record in state.stages.values():
+        for path, value in record.params.items():
+            if _set_at(values, path.split("."), value):
+                state.notes.append(f"{path} was edited after {record.name} ran; logged as it ran")
+    return values
+
+
+def all_metrics(state: PipelineState) -> dict[str, float]:
+    """Every method's evaluation (`lotlip/long/i2t_r1`), every data stage's report (`recaption/llava/...`)."""
+    metrics: dict[str, float] = {}
+    for method in state.instances("evaluate"):
+        report = state.metrics(f"evaluate@{method}", f"reports/evaluate/{method}.json")
+        metrics.update({f"{method}/{name}": value for name, value in report.items()})
+    for record in state.stages.values():
+        if record.report:
+            prefix = record.name.replace("@", "/")
+            report = state.metrics(record.name, record.report)
+            metrics.update({f"{prefix}/{name}": value for name, value in report.items()})
+    return metrics
+
+
+def method_curve(state: PipelineState, method: str) -> list[tuple[int, dict[str, float]]]:
+    """Rows (step, metrics) of the training curve, under MLflow's names."""
+    rows = state.curve(f"train@{method}", f"reports/train/{method}.csv")
+    return [(step, {curve_metric(name): value for name, value in row.items()}) for step, row in rows]
+
+
+def method_metrics(state: PipelineState, method: str) -> dict[str, float]:
+    """Evaluation metrics (`long/i2t_r1`), and the training's final numbers that are no curve's name."""
+    metrics: dict[str, float] = {}
+    if f"evaluate@{method}" in state.stages:
+        metrics = state.metrics(f"evaluate@{method}", f"reports/evaluate/{method}.json")
+    final = state.metrics(f"train@{method}", f"reports/train/{method}.json")
+    curves = {name for _, row in method_curve(state, method) for name in row}
+    return metrics | {curve_metric(n): v for n, v in final.items() if curve_metric(n) not in curves}
+
+
+def _set_at(values: Any, path: list[str], value: Any) -> bool:
+    """Set a nested value; True when another value stood there."""
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+    old = values.get(path[-1])
+    values[path[-1]] = value
+    return bool(old != value)
