@@ -16,7 +16,7 @@ def main(name: str) -> None:
         report = write_evalset(folder, evalset.texts, scene_items(evalset))
     else:
         share = params.sources[evalset.source].held_out_share
-        report = write_evalset(folder, "raw", held_out_items(Path("data/images") / evalset.source, share))
+        report = write_evalset(folder, "raw", held_out_items(evalset.path, share))
     write_json(Path("reports/evalset") / f"{name}.json", report)
     print(f"evalset {name}: " + ", ".join(f"{key} {value}" for key, value in report.items()))
 

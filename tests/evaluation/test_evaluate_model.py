@@ -21,7 +21,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_set(folder: Path, texts: str, num_images: int = 7) -> Path:
-    params = ScenesEvalset(kind="scenes", texts=texts, num_images=num_images, seed=3)  # type: ignore[arg-type]
+    params = ScenesEvalset(kind="scenes", path=Path("x"), texts=texts, num_images=num_images, seed=3)  # type: ignore[arg-type]
     write_evalset(folder, texts, scene_items(params))
     return folder
 

@@ -67,13 +67,13 @@ def test_hand_computed_recalls_at_every_k() -> None:
 def test_equals_argsort_reference(texts_per_image: int, block: int) -> None:
     generator = torch.Generator().manual_seed(texts_per_image)
     # Small integers: scores are exact in float32 and tie often.
-    images = torch.randint(-2, 3, (150, 8), generator=generator).float()
-    texts = torch.randint(-2, 3, (150 * texts_per_image, 8), generator=generator).float()
-    owner = torch.arange(150).repeat(texts_per_image)[torch.randperm(len(texts), generator=generator)]
+    images = torch.randint(-2, 3, (90, 8), generator=generator).float()
+    texts = torch.randint(-2, 3, (90 * texts_per_image, 8), generator=generator).float()
+    owner = torch.arange(90).repeat(texts_per_image)[torch.randperm(len(texts), generator=generator)]
     i2t, t2i, tied = retrieval_ranks(images, texts, owner, block)
     expected = slow_ranks(images @ texts.T, owner)
     assert (i2t.tolist(), t2i.tolist(), tied) == expected
-    assert tied > 100
+    assert tied > 60
 
 
 def test_uneven_numbers_of_texts() -> None:

@@ -17,7 +17,7 @@ from lotlip.sample import scenes
 
 
 def scenes_set(texts: str, num_images: int = 6) -> ScenesEvalset:
-    return ScenesEvalset(kind="scenes", texts=texts, num_images=num_images, seed=5)  # type: ignore[arg-type]
+    return ScenesEvalset(kind="scenes", path=Path("x"), texts=texts, num_images=num_images, seed=5)  # type: ignore[arg-type]
 
 
 def picture(form: str, shade: int) -> bytes:

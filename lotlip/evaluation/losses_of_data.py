@@ -1,0 +1,85 @@
+"""Every loss of data on the way from sources to metrics, in one list."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lotlip.evaluation.results import Results
+
+
+@dataclass(frozen=True)
+class DataLoss:
+    """`count` of `total` things were lost or cut in the stage `where`; `why` lists reasons with counts."""
+
+    where: str
+    what: str
+    count: int
+    total: int
+    why: str = ""
+
+    @property
+    def share(self) -> float:
+        return self.count / self.total if self.total else 0.0
+
+
+def data_losses(results: Results) -> list[DataLoss]:
+    """All losses in the order of the stages, those that did not happen included: zero is a finding too."""
+    return [
+        *_download(results),
+        *_captions(results),
+        *_validation(results),
+        *_training(results),
+        *_sets(results),
+    ]
+
+
+def _download(results: Results) -> Iterator[DataLoss]:
+    for name, report in results.download.items():
+        lost = report["requested"] - report["success"]
+        yield DataLoss(
+            f"download@{name}", "images not fetched", lost, report["requested"], _why(report["errors"])
+        )
+
+
+def _captions(results: Results) -> Iterator[DataLoss]:
+    for name, report in results.recaption.items():
+        stage = f"recaption@{name}"
+        why = _why(report["failures"])
+        yield DataLoss(stage, "images without a long text", report["failed"], report["requested"], why)
+        yield DataLoss(stage, "long texts cut at the length limit", report["truncated"], report["captioned"])
+
+
+def _validation(results: Results) -> Iterator[DataLoss]:
+    groups = {"images": results.validate["images"], "raw captions": results.validate["raw"]}
+    groups |= {f"long texts by {name}": verdict for name, verdict in results.validate["long"].items()}
+    for what, verdict in groups.items():
+        total = verdict["kept"] + verdict["rejected"]
+        yield DataLoss(
+            "validate", f"{what} rejected", verdict["rejected"], total, _why(verdict["rejected_by"])
+        )
+
+
+def _training(results: Results) -> Iterator[DataLoss]:
+    for name, report in results.train.items():
+        stage = f"train@{name}"
+        seen = int(report["texts_seen"])
+        truncated = round(report["truncated_text_share"] * seen)
+        yield DataLoss(stage, "texts cut at the token limit", truncated, seen)
+        pairs = int(report["pairs_seen"] + report["dropped_pairs"])
+        yield DataLoss(stage, "pairs that fill no batch", int(report["dropped_pairs"]), pairs)
+        yield DataLoss(
+            stage, "steps skipped (not finite)", int(report["skipped_steps"]), int(report["steps"])
+        )
+        if results.params.methods[name].num_long:
+            samples = int(report["num_samples"])
+            yield DataLoss(stage, "samples without a long text", int(report["without_long"]), samples)
+
+
+def _sets(results: Results) -> Iterator[DataLoss]:
+    for name, report in results.evalset.items():
+        if (skipped := report.get("num_skipped_without_text")) is not None:
+            total = report["num_images"] + skipped
+            yield DataLoss(f"evalset@{name}", "images without a text", skipped, total)
+
+
+def _why(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items() if count)

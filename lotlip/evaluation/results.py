@@ -1,0 +1,79 @@
+"""What the stages reported, read back for the comparison."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lotlip.errors import DataError
+from lotlip.params import Params
+from lotlip.records import read_json
+
+Report = dict[str, Any]
+Curve = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The reports of everything that params.yaml names, in its order, by name."""
+
+    params: Params
+    download: dict[str, Report]
+    recaption: dict[str, Report]
+    validate: Report
+    evalset: dict[str, Report]
+    train: dict[str, Report]
+    curves: dict[str, Curve]
+    evaluate: dict[str, Report]
+
+
+def read_results(params: Params, reports: Path) -> Results:
+    """Read the reports of every source, captioner, evaluation set and method of `params`.
+
+    Raises:
+        DataError: one is missing, or was made with other evaluation sets; the message names the stage to run.
+    """
+    results = Results(
+        params=params,
+        download=_read_all(reports, "download", params.sources),
+        recaption=_read_all(reports, "recaption", params.captioners),
+        validate=_read(reports / "validate" / "summary.json", "validate"),
+        evalset=_read_all(reports, "evalset", params.evalsets),
+        train=_read_all(reports, "train", params.methods),
+        curves={name: _read_curve(reports / "train" / f"{name}.csv", name) for name in params.methods},
+        evaluate=_read_all(reports, "evaluate", params.methods),
+    )
+    for method, by_set in results.evaluate.items():
+        missing = [name for name in params.evalsets if name not in by_set]
+        if missing:
+            raise DataError(
+                f"{reports}/evaluate/{method}.json has no results on {', '.join(missing)}: it was made "
+                f"with other evaluation sets. Run `dvc repro evaluate@{method}`."
+            )
+    return results
+
+
+def _read_all(reports: Path, stage: str, names: Iterable[str]) -> dict[str, Report]:
+    return {name: _read(reports / stage / f"{name}.json", f"{stage}@{name}") for name in names}
+
+
+def _read(path: Path, stage: str) -> Report:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: run `dvc repro {stage}`.")
+    report: Report = read_json(path)
+    return report
+
+
+def _read_curve(path: Path, method: str) -> Curve:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: run `dvc repro train@{method}`.")
+    with path.open(newline="") as file:
+        try:
+            return [
+                {name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)
+            ]
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path} is not a training curve ({error}): run `dvc repro -f train@{method}`."
+            ) from None
