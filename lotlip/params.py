@@ -15,6 +15,9 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
+RESERVED_NAMES = frozenset({"image", "raw", "index"})  # what quarantine tables and Data Docs call other things
+
+
 class Section(BaseModel):
     """A mapping in params.yaml."""
 
@@ -109,10 +112,12 @@ class Validate(Section):
     """Thresholds that reject single samples, and ceilings that fail the stage."""
 
     tokenizer: str
+    tokenizer_revision: str | None
     image: ImageRules
     raw: RawRules
     long: LongRules
     max_rejected_share: Share
+    on_breach: Literal["fail", "report"]
 
 
 class ScenesEvalset(Section):
@@ -238,6 +243,8 @@ def parse_params(values: Any, where: str) -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         raise ParamsError(_explain(error, values, where)) from None
+    for name in RESERVED_NAMES & params.captioners.keys():
+        raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)

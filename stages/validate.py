@@ -17,7 +17,7 @@ def main() -> None:
     docs = Path("reports/validate/docs")
     summary = validate(images, captions, params.validate_, out=Path("data/quarantine"), docs=docs)
     write_json(Path("reports/validate/summary.json"), summary)
-    check_summary(summary)
+    check_summary(summary, params.validate_.on_breach)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pretrain the sample's tiny image tower: a ViT that learns to name what stands in every cell of a drawn scene.
 
-    python -m lotlip.sample.train_tower [--minutes 25] [--out lotlip/sample/weights/vit]
+    python -m lotlip.sample.train_tower [--steps 2400] [--out lotlip/sample/weights/vit]
 
 Two supervised tasks at once. Patch states of the last but one layer, averaged over a cell, name the cell's
 object: these are the states that a LLaVA-class captioner reads. The class token's final state names every
@@ -155,12 +155,12 @@ def evaluate(model: Supervised, num_scenes: int = 1000) -> dict[str, dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--patch", type=int, default=16)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights/vit"))
     options = parser.parse_args()
     model = train(

@@ -1,6 +1,6 @@
 """The numbers of a validation (reports/validate/summary.json) and the error that a passed limit raises."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lotlip.errors import CeilingError, DataError
 from lotlip.validation.checks import Check, worst_rows
@@ -40,8 +40,10 @@ def summarise(tables: Frames, reasons: Frames, results: list[SuiteResult]) -> di
     }
 
 
-def check_summary(summary: dict[str, Any]) -> None:
+def check_summary(summary: dict[str, Any], on_breach: Literal["fail", "report"]) -> None:
     """Raise when an expectation failed; the message lists each: number, limit, setting, worst rows.
+
+    With `report`, passed limits are printed and the workflow goes on; damaged tables stop it all the same.
 
     Raises:
         CeilingError: limits of params.yaml are passed.
@@ -59,6 +61,9 @@ def check_summary(summary: dict[str, Any]) -> None:
         "What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more."
     )
     is_damaged = any(one["params"] is None for one in failed)
+    if on_breach == "report" and not is_damaged:
+        print("warning: " + "\n".join(lines), flush=True)
+        return
     raise (DataError if is_damaged else CeilingError)("\n".join(lines))
 
 

@@ -27,16 +27,17 @@ _STOP_WORDS = frozenset(
 )
 
 
-def open_token_counter(name: str) -> CountTokens:
+def open_token_counter(name: str, revision: str | None) -> CountTokens:
     """A function from texts to their numbers of tokens, special tokens not counted (METHOD.md's definition).
 
     Args:
         name: a folder or hub id with `tokenizer.json`; read without transformers, whose import takes seconds.
+        revision: commit of a hub tokenizer.
 
     Raises:
         DataError: there is no such tokenizer.
     """
-    tokenizer = _open_tokenizer(name)
+    tokenizer = _open_tokenizer(name, revision)
     # A saved tokenizer may remember the truncation of the model it served: lengths must be true ones here.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -66,7 +67,7 @@ def ends_sentence(text: str) -> bool:
     return _SENTENCE_END.search(text) is not None
 
 
-def _open_tokenizer(name: str) -> "Tokenizer":
+def _open_tokenizer(name: str, revision: str | None) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     folder = Path(name)
@@ -77,7 +78,7 @@ def _open_tokenizer(name: str) -> "Tokenizer":
     try:
         if folder.is_dir():
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return Tokenizer.from_pretrained(name)
+        return Tokenizer.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError) as error:
         raise DataError(
             f"validate.tokenizer: {name!r} is no folder here and cannot be had from the hub "

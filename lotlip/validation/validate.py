@@ -60,7 +60,7 @@ def judge_rows(
         raise ParamsError(
             f"A captioner may not be named {', '.join(taken)}: validation uses that name itself."
         )
-    count_tokens = open_token_counter(rules.tokenizer)
+    count_tokens = open_token_counter(rules.tokenizer, rules.tokenizer_revision)
     shards = {shard.name: shard for manifest in images for shard in manifest.shards}
     table = image_table(images)
     reasons = {"image": image_reasons(table, rules.image)}

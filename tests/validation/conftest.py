@@ -19,6 +19,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 def rules(tokenizer: str) -> Validate:
     return Validate(
         tokenizer=tokenizer,
+        tokenizer_revision=None,
         image=ImageRules(min_side=32, max_aspect=4.0, max_failed_share=0.25, max_duplicate_share=0.1),
         raw=RawRules(min_tokens=1, max_tokens=5, max_duplicate_share=0.95),
         long=LongRules(
@@ -29,6 +30,7 @@ def rules(tokenizer: str) -> Validate:
             min_raw_word_recall=0.5,
         ),
         max_rejected_share=0.2,
+        on_breach="fail",
     )
 
 

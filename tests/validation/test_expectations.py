@@ -137,7 +137,7 @@ def test_photos_captioned_by_a_model_that_knows_only_scenes_fail_the_recall(
     assert summary["long"]["llava"]["raw_word_recall"] == 0.0
     assert failures(summary) == {("llava", "raw_word_recall"): 0.0}
     with pytest.raises(CeilingError) as error:
-        check_summary(summary)
+        check_summary(summary, "fail")
     lines = str(error.value).splitlines()
     assert lines[1] == "- llava: mean raw-word recall is 0, at least 0.5 is allowed"
     assert "change validate.long.min_raw_word_recall in params.yaml" in lines[2]
@@ -147,6 +147,13 @@ def test_photos_captioned_by_a_model_that_knows_only_scenes_fail_the_recall(
     assert len([line for line in lines if line.startswith("    ")]) == 3
 
 
+def test_a_passed_limit_can_be_reported_without_stopping(
+    changed: Callable[..., Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_summary(changed("images", 20, caption="two dogs").judge(), "report")
+    assert "warning: validation failed 1 of" in capsys.readouterr().out
+
+
 def test_recall_at_the_floor_holds(changed: Callable[..., Dataset]) -> None:
     assert changed("images", 10, caption="two dogs").judge()["failed"] == []  # (10 x 0 + 10 x 1) / 20
 
@@ -154,7 +161,7 @@ def test_recall_at_the_floor_holds(changed: Callable[..., Dataset]) -> None:
 def test_damage_is_no_matter_of_settings(dataset: Dataset) -> None:
     drop_rows(dataset, 1)
     with pytest.raises(DataError, match=r"share of kept images without a row is 0.05, at most 0 is allowed"):
-        check_summary(dataset.judge())
+        check_summary(dataset.judge(), "report")
 
 
 def test_a_limit_that_allows_everything_needs_nothing_to_measure(dataset: Dataset) -> None:
@@ -170,7 +177,7 @@ def test_nothing_kept_fails(changed: Callable[..., Dataset]) -> None:
     summary = changed("images", 20, width=1).judge()
     assert summary["images"]["kept"] == 0
     with pytest.raises(CeilingError, match=r"share of rejected images is 1, at most 0.2 is allowed"):
-        check_summary(summary)
+        check_summary(summary, "fail")
 
 
 def test_every_setting_named_by_a_check_exists(rules: Validate) -> None:

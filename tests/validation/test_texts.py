@@ -11,7 +11,7 @@ from lotlip.validation.texts import content_words, ends_sentence, open_token_cou
 
 def test_tokens_are_word_pieces_without_specials_padding_or_truncation(tokenizer: str) -> None:
     # The saved tokenizer truncates and pads to 8 and adds [CLS] and [SEP].
-    count = open_token_counter(tokenizer)
+    count = open_token_counter(tokenizer, None)
     assert count(["", "a red circle", "A red circle.", "squares", "the dog cat", "red " * 30]) == [
         0,
         3,
@@ -24,11 +24,11 @@ def test_tokens_are_word_pieces_without_specials_padding_or_truncation(tokenizer
 
 def test_a_tokenizer_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"validate.tokenizer: .* has no tokenizer.json"):
-        open_token_counter(str(tmp_path))
+        open_token_counter(str(tmp_path), None)
     with pytest.raises(
         DataError, match=r"'lotlip/sample/none' is no folder here and cannot be had from the hub"
     ):
-        open_token_counter("lotlip/sample/none")
+        open_token_counter("lotlip/sample/none", None)
 
 
 def test_content_words_are_lower_case_words_but_stop_words() -> None:
