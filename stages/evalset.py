@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lotlip.evaluation.sets import held_out_items, scene_items, write_evalset
+from lotlip.evaluation.make_sets import held_out_items, scene_items, write_evalset
 from lotlip.params import ScenesEvalset, load_params
 from lotlip.records import write_json
 from stages import entry, run

@@ -15,7 +15,8 @@ from lotlip.evaluation.sets import EvalSet, read_evalset
 from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics
 
 if TYPE_CHECKING:
-    from lotlip import LotlipModel, LotlipProcessor
+    from lotlip.model.modeling import LotlipModel
+    from lotlip.model.processor import LotlipProcessor
 
 PROGRESS_S = 5.0  # seconds between two lines of progress
 
@@ -94,8 +95,9 @@ def open_encoder(model: Path, batch_size: int, device: str) -> Encoder:
         )
     from safetensors import SafetensorError
 
-    from lotlip import LotlipModel, LotlipProcessor
     from lotlip.model.devices import open_device
+    from lotlip.model.modeling import LotlipModel
+    from lotlip.model.processor import LotlipProcessor
 
     again = f"train it again with `dvc repro -f train@{model.name}`."
     try:

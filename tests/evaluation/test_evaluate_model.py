@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from lotlip import LotlipModel, LotlipProcessor
 from lotlip.errors import DataError, ModelError
 from lotlip.evaluation.evaluate import evaluate_model, open_encoder
-from lotlip.evaluation.sets import read_evalset, scene_items, write_evalset
+from lotlip.evaluation.make_sets import scene_items, write_evalset
+from lotlip.evaluation.sets import read_evalset
 from lotlip.params import ScenesEvalset
 from tests.evaluation.tiny_model import save_tiny_model
 

@@ -102,7 +102,7 @@ def test_old_report_stays_when_a_new_one_cannot_be_made(folder: Path, tmp_path: 
     before = (folder / "index.html").read_bytes()
     params = write_reports(tmp_path)
     put(tmp_path / "download" / "scenes.json", {})
-    with pytest.raises(DataError, match="lacks 'requested'.*dvc repro"):
+    with pytest.raises(DataError, match=r"lacks 'requested'.*dvc repro"):
         write_report(read_results(params, tmp_path), folder)
     assert (folder / "index.html").read_bytes() == before
     assert len(list(folder.parent.glob("*report*"))) == 1

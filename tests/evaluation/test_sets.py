@@ -11,7 +11,8 @@ from lotlip.data.manifest import Shard, describe_file, write_manifest
 from lotlip.data.samples import is_held_out
 from lotlip.data.shards import write_tar
 from lotlip.errors import DataError
-from lotlip.evaluation.sets import Item, held_out_items, read_evalset, scene_items, write_evalset
+from lotlip.evaluation.make_sets import Item, held_out_items, scene_items, write_evalset
+from lotlip.evaluation.sets import read_evalset
 from lotlip.params import ScenesEvalset
 from lotlip.sample import scenes
 
