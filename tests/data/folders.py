@@ -18,7 +18,7 @@ def settings(**changes: Any) -> Download:
     values: dict[str, Any] = {
         "shard_size": 4,
         "concurrency": 8,
-        "timeout_s": 1.0,
+        "timeout_s": 10.0,
         "num_retries": 1,
         "max_bytes": 200_000,
         "max_pixels": 1_000_000,

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,11 +105,17 @@ def test_rejected_rows_are_never_requested(tmp_path: Path) -> None:
 def test_a_second_run_in_the_same_folder_is_turned_away(tmp_path: Path) -> None:
     with running_server() as server:
         source = tsv_source(tmp_path / "t.tsv", [("hang/1", "a"), ("ok/1", "b")], server.url)
-        arguments = (source, "web", settings(num_retries=0), tmp_path / "out", tmp_path / "work")
+        arguments = (
+            source,
+            "web",
+            settings(timeout_s=3.0, num_retries=0),
+            tmp_path / "out",
+            tmp_path / "work",
+        )
         first = threading.Thread(target=download_source, args=arguments)
         first.start()
         while not server.hits["/hang/1"]:
-            pass
+            time.sleep(0.005)
         with pytest.raises(DataError, match="Another run is at work"):
             download_source(*arguments)
         first.join()

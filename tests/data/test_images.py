@@ -1,7 +1,6 @@
 """Images: every mode the web serves, hostile bytes, and the evaluation transform against a peer."""
 
 import io
-import time
 
 import numpy as np
 import pytest
@@ -88,19 +87,12 @@ def test_cmyk_jpeg_is_readable() -> None:
         (bomb(5000, 5000), "image too large: 5000 x 5000"),
         (bomb(60_000, 60_000), "image too large"),
     ],
+    ids=["empty", "html", "pdf", "cut-jpeg", "cut-png", "bomb", "huge-bomb"],
 )
 def test_unfit_bytes_have_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
         open_rgb(data, MANY)
     assert "0x" not in str(caught.value)  # an object's address would differ between runs
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bomb_is_refused_before_it_is_decoded() -> None:
-    started = time.process_time()
-    with pytest.raises(DataError, match="too large"):
-        open_rgb(bomb(12_000, 12_000), MANY)
-    assert time.process_time() - started < 0.1
 
 
 @pytest.mark.parametrize(

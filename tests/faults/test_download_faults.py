@@ -69,8 +69,8 @@ def test_every_fault_becomes_a_row_with_its_reason_and_the_counts_add_up(tmp_pat
         with source.path.open("ab") as file:
             file.write(b"caf\xe9\tok/77\nat ok/1\tok/1\n")
         started = time.monotonic()
-        report, rows = download(tmp_path, source)
-        assert time.monotonic() - started < 15  # nothing hangs: two attempts of a second, and the pauses
+        report, rows = download(tmp_path, source, timeout_s=2.0)
+        assert time.monotonic() - started < 20  # nothing hangs: two attempts of two seconds, and the pauses
         assert "/ok/77" not in server.hits
         assert server.hits["/status/404"] == 1  # will not pass: asked once
         assert server.hits["/status/503"] == server.hits["/hang/1"] == server.hits["/cut/1"] == 2
@@ -92,7 +92,7 @@ def test_retry_after_is_waited_for(tmp_path: Path) -> None:
     with running_server() as server:
         assert one(tmp_path, server, "flaky/429/1/1").status == "success"
         first, second = server.times["/flaky/429/1/1"]
-    assert 1.0 <= second - first < 3.0
+    assert 1.0 <= second - first < 5.0
 
 
 def test_too_long_a_retry_after_ends_the_attempts(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_killed_in_the_middle_it_goes_on_with_the_row_where_it_stopped(tmp_path:
     with running_server() as server:
         rows = [(f"slow/{i}", f"picture {i}") for i in range(40)]
         source = tsv_source(tmp_path / "t.tsv", rows, server.url)
-        chosen = settings(shard_size=10, concurrency=2, timeout_s=5.0)
+        chosen = settings(shard_size=10, concurrency=2)
         process = os.fork()
         if process == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
