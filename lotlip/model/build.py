@@ -40,6 +40,8 @@ def build_model(settings: Train, method: Method) -> Parts:
     )
     image_tower, image_settings = load_image_tower(settings.image_tower, settings.image_tower_revision)
     text_config, pretrained = _text_tower(settings, tokenizer)
+    for part in (text_config, image_tower.config):
+        part._name_or_path = ""  # where a tower was loaded from does not belong into the trained model
     config = LotlipConfig(
         text_config=text_config,
         vision_config=image_tower.config,

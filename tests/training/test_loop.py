@@ -1,0 +1,155 @@
+"""Training as a whole: it learns, repeats itself exactly, resumes exactly, and counts what it loses."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_training
+import torch
+from safetensors.torch import load_file
+from tiny_training import LIT, LOTLIP, UNLOCKED, KillAt, Project
+
+from lotlip.errors import DataError, ModelError
+from lotlip.model.modeling import LotlipModel
+from lotlip.model.processor import LotlipProcessor
+from lotlip.text.subcaptions import normalize_long
+from lotlip.training.features import PixelSource
+from lotlip.training.loop import slot_names, write_curve
+
+
+def weights(project: Project, name: str = "model") -> bytes:
+    return (project.folder / name / "model.safetensors").read_bytes()
+
+
+def recall_at_1(project: Project, name: str) -> float:
+    """Share of images whose own long text is the nearest of all, by the published folder alone."""
+    model = LotlipModel.from_pretrained(project.folder / name).eval()
+    processor = LotlipProcessor.from_pretrained(project.folder / name)
+    pixels = PixelSource([project.images], processor.image_settings).batch(project.samples)
+    texts = processor(text=[normalize_long(sample.long[0]) for sample in project.samples])
+    with torch.no_grad():
+        similarity = model.get_image_features(pixels) @ model.get_text_features(**texts).T
+    return (similarity.argmax(dim=1) == torch.arange(len(project.samples))).float().mean().item()
+
+
+def test_training_learns(project: Project) -> None:
+    project.train(name="start", epochs=1, learning_rate=1e-9)
+    result = project.train(epochs=50, run_length=4, text_dropout=0.0)
+    assert result.metrics["loss_long"] < 0.5 * result.curve[0]["loss_long"]
+    assert result.metrics["loss_raw"] < 0.9 * result.curve[0]["loss_raw"]
+    assert recall_at_1(project, "start") < 0.1
+    assert recall_at_1(project, "model") > 0.3
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(project: Project) -> None:
+    first = project.train(work="work1")
+    expected = weights(project)
+    assert project.train(work="work2") == first
+    assert weights(project) == expected
+    project.train(work="work3", seed=1)
+    assert weights(project) != expected
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 11])  # 4 steps an epoch; 4 is logged before its epoch is saved
+def test_a_stopped_run_resumes_at_its_epoch_with_equal_results(project: Project, step: int) -> None:
+    expected_result, expected = project.train(work="whole"), weights(project)
+    with pytest.raises(KeyboardInterrupt):
+        project.train(name="other", callbacks=(KillAt(step),))
+    assert not (project.folder / "other").exists()
+    watcher = KillAt(step=10**9)
+    assert project.train(name="other", callbacks=(watcher,)) == expected_result
+    assert watcher.started_at == 4 * ((step - 1) // 4)
+    assert weights(project, "other") == expected
+
+
+def test_a_process_killed_by_sigkill_resumes_with_bit_identical_weights(tmp_path: Path) -> None:
+    script = str(Path(tiny_training.__file__))
+    (tmp_path / "killed").mkdir()
+    killed = subprocess.run([sys.executable, script, str(tmp_path / "killed"), "6"], check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed/model").exists()
+    resumed = Project(tmp_path / "killed")
+    watcher = KillAt(step=10**9)
+    resumed.train(callbacks=(watcher,))
+    assert watcher.started_at == 4, "it resumed after the first epoch"
+    resumed.train(name="whole", work="fresh")
+    assert weights(resumed, "model") == weights(resumed, "whole")
+
+
+def test_a_damaged_checkpoint_says_what_to_do(project: Project) -> None:
+    project.train()
+    (checkpoint,) = project.folder.glob("work/train/*/checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="remove it to train from the start"):
+        project.train()
+
+
+def test_locked_towers_stay_and_unlocked_ones_move(project: Project) -> None:
+    before = load_file(project.folder / "vit/model.safetensors")
+    for method, moves in ((LOTLIP, False), (UNLOCKED, True)):
+        project.train(method, epochs=1)
+        after = LotlipModel.from_pretrained(project.folder / "model").image_tower
+        after.save_pretrained(project.folder / "after")
+        found = load_file(project.folder / "after/model.safetensors")
+        assert found.keys() == before.keys()
+        changed = any(not torch.equal(found[name], before[name]) for name in before)
+        assert changed == moves
+
+
+def test_metrics_name_every_slot_and_count_losses(project: Project) -> None:
+    result = project.train(batch_size=24, token_limit=8, epochs=2)
+    metrics = result.metrics
+    assert slot_names(1, 2) == ["raw", "long0_cls", "long0_corner0", "long0_corner1"]
+    parts = [metrics[f"loss_{name}"] for name in slot_names(1, 2)]
+    assert metrics["loss"] == pytest.approx(sum(parts) / 4, rel=1e-4)
+    assert metrics["loss_long"] == pytest.approx(sum(parts[1:]) / 3, rel=1e-4)
+    assert (metrics["num_samples"], metrics["steps"], metrics["pairs_seen"]) == (64, 4, 96)
+    assert metrics["dropped_pairs"] == 2 * (64 - 48)
+    # 8 ids leave 4 for text. Raw: 2 words. Long: 2 sub-captions of 2 words and their separator, 5 ids.
+    assert metrics["truncated_text_share"] == pytest.approx(0.5)
+    assert metrics["truncated_token_share"] == pytest.approx(1 / 7, rel=1e-5)
+    assert metrics["without_long"] == metrics["skipped_steps"] == 0
+    assert not any("time" in name or "_s" in name[-2:] for name in metrics)
+
+
+def test_raw_captions_alone(project: Project) -> None:
+    result = project.train(LIT, epochs=1)
+    assert result.metrics["loss"] == result.metrics["loss_raw"]
+    assert "loss_long" not in result.curve[0]
+
+
+def test_curve_as_csv(project: Project) -> None:
+    result = project.train()
+    write_curve(project.folder / "curve.csv", result.curve)
+    lines = (project.folder / "curve.csv").read_text().splitlines()
+    assert lines[0] == "step,epoch,loss,loss_raw,loss_long,logit_scale,learning_rate,grad_norm"
+    assert len(lines) == 1 + 12
+    assert lines[-1].startswith("12,3,")
+
+
+def test_the_published_folder_names_no_other_folder(project: Project) -> None:
+    project.train(epochs=1)
+    for file in (project.folder / "model").glob("*.json"):
+        assert str(project.folder) not in file.read_text(), file.name
+    assert json.loads((project.folder / "model/config.json").read_text())["num_corner_tokens"] == 2
+
+
+def test_too_little_data_says_so(project: Project) -> None:
+    with pytest.raises(DataError, match=r"64 samples and train\.batch_size is 65"):
+        project.train(batch_size=65)
+
+
+def test_an_epoch_without_a_finite_step_is_an_error(project: Project) -> None:
+    project.train(LIT, epochs=1, work="work")
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    for file in project.folder.glob("work/features/*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            metadata, features = opened.metadata(), opened.get_tensor("features")
+        save_file({"features": features * float("nan")}, file, metadata=metadata)
+    with pytest.raises(ModelError, match="all 4 steps of epoch 1 were not finite"):
+        project.train(LOTLIP)

@@ -1,0 +1,134 @@
+"""The small parts: schedule, decay groups, a step, callbacks, model building."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import LIT, LOTLIP, WORDS, Project
+from transformers import BertConfig, BertModel
+
+from lotlip.errors import ModelError, ParamsError
+from lotlip.model.build import build_model
+from lotlip.model.devices import open_device
+from lotlip.training.callbacks import ConsoleProgress, EventLog
+from lotlip.training.optim import learning_rate, make_optimizer
+from lotlip.training.step import train_step
+
+
+def test_the_schedule_by_hand() -> None:
+    rates = [learning_rate(step, 10, peak=2.0, warmup_share=0.2) for step in range(10)]
+    assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])
+    assert rates[6] == pytest.approx(1.0), "half the cosine"
+    assert rates[9] == pytest.approx(1 + math.cos(math.pi * 7 / 8))
+    assert learning_rate(0, 10, peak=2.0, warmup_share=0.0) == 2.0
+
+
+def test_only_matrices_decay(project: Project) -> None:
+    model = build_model(project.settings(), LOTLIP.model_copy(update={"image_tower": "unlocked"})).model
+    decayed, others = make_optimizer(model, 0.1).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    plain = {names[id(parameter)] for parameter in others["params"]}
+    assert {"logit_scale", "image_tower.embeddings.cls_token"} <= plain
+    kinds = ("bias", "logit_scale", "cls_token", "LayerNorm.weight")
+    assert all(name.endswith(kinds) or "norm" in name for name in plain)
+    assert len(decayed["params"]) + len(plain) == len(names)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(project: Project) -> None:
+    torch.manual_seed(0)
+    settings = project.settings()
+    parts = build_model(settings, LOTLIP)
+    optimizer = make_optimizer(parts.model, 0.1)
+    ids = torch.from_numpy(parts.tokenizer([" ".join(WORDS[i : i + 3]) for i in range(8)])["input_ids"])
+    ids = ids.view(4, 2, -1)
+    before = {name: p.clone() for name, p in parts.model.named_parameters()}
+    images = torch.randn(4, 16)
+    images[2, 3] = float("nan")
+    result = train_step(parts.model, optimizer, ids, images, settings, rate=1e-2)
+    assert result.skipped
+    assert all(torch.equal(p, before[name]) for name, p in parts.model.named_parameters())
+    assert not train_step(parts.model, optimizer, ids, torch.randn(4, 16), settings, rate=1e-2).skipped
+    assert any(not torch.equal(p, before[name]) for name, p in parts.model.named_parameters())
+
+
+def test_events_are_appended_and_not_repeated_on_resuming(tmp_path: Path) -> None:
+    path = tmp_path / "events/lotlip.jsonl"
+    log = EventLog(path)
+    log.on_start(0, 4)
+    for step in (1, 2, 3):
+        log.on_log(step, {"loss": 4.0 - step})
+    with path.open("a") as file:
+        file.write('{"step": 4, "ti')  # killed while writing
+    log.on_start(2, 4)
+    log.on_log(3, {"loss": 0.5})
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(event["step"], event["metrics"]) for event in events] == [
+        (1, {"loss": 3.0}),
+        (2, {"loss": 2.0}),
+        (3, {"loss": 0.5}),
+    ]
+    assert all(event["time_s"] > 1e9 for event in events)
+
+
+def test_progress_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ConsoleProgress("train lit", every_s=0.0)
+    progress.on_start(5, 10)
+    progress.on_log(6, {"epoch": 2, "loss": 1.23456})
+    progress.on_end({"loss": 1.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train lit: 10 steps, resuming after step 5"
+    assert lines[1].startswith("train lit: step 6/10, epoch 2, loss 1.235, ")
+    assert lines[2] == "train lit: done, loss 1.000"
+
+
+def test_a_pretrained_text_tower_is_kept_and_gets_new_corners(project: Project) -> None:
+    plain = BertConfig(
+        vocab_size=5 + len(WORDS) + 1,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    bert = BertModel(plain)
+    bert.save_pretrained(project.folder / "bert")
+    settings = project.settings(text_tower=str(project.folder / "bert"), text_dropout=0.25)
+    model = build_model(settings, LOTLIP).model
+    words = model.get_input_embeddings().weight
+    assert torch.equal(words[:-2], bert.embeddings.word_embeddings.weight)
+    assert words[-2:].std().item() == pytest.approx(0.02, rel=0.5)
+    assert torch.equal(model.text_tower.bert.pooler.dense.weight, bert.pooler.dense.weight)
+    assert model.text_tower.bert.embeddings.dropout.p == 0.25
+    with pytest.raises(ModelError, match="32 positions and token_limit is 40"):
+        build_model(settings.model_copy(update={"token_limit": 40}), LOTLIP)
+    project.train(LOTLIP, epochs=1, text_tower=str(project.folder / "bert"))
+
+
+def test_new_models_start_from_the_same_towers_and_the_usual_logit_scale(project: Project) -> None:
+    for method in (LIT, LOTLIP):
+        model = build_model(project.settings(), method).model
+        assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
+        assert not any(p.requires_grad for p in model.image_tower.parameters())
+        assert model.config.text_config.attention_probs_dropout_prob == 0.0
+
+
+def test_what_does_not_fit_is_refused(project: Project) -> None:
+    cases = [
+        ({"image_tower": "no/such/folder"}, ModelError, "image tower no/such/folder is not a folder here"),
+        ({"tokenizer": "no/such"}, ModelError, "Tokenizer no/such is not a folder here"),
+        ({"text_tower": "bert-base-uncased"}, ModelError, "together with its revision"),
+        ({"image_tower": str(project.folder / "tokenizer")}, ModelError, "cannot be opened"),
+        ({"embed_dim": 32}, ModelError, "image tower is 16 wide and embed_dim is 32"),
+        ({"text_heads": 3}, ParamsError, "not a multiple of text_heads 3"),
+        ({"token_limit": 4}, ParamsError, "token_limit is 4"),
+    ]
+    for changes, error, message in cases:
+        with pytest.raises(error, match=message):
+            build_model(project.settings(**changes), LOTLIP)
+    with pytest.raises(ParamsError, match="expected auto, cpu"):
+        open_device("abacus")
+    with pytest.raises(ParamsError, match="GPUs here"):
+        open_device("cuda:99")

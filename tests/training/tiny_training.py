@@ -1,0 +1,164 @@
+"""Tiny towers, shards and settings, enough to train on within a second.
+
+As a script (`tiny_training.py FOLDER STEP`) it trains in FOLDER and kills itself with SIGKILL at STEP.
+"""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import ViTConfig, ViTModel
+
+from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
+from lotlip.data.samples import Sample
+from lotlip.data.shards import write_tar
+from lotlip.params import Method, Train
+from lotlip.text.tokenizer import SPECIAL_TOKENS
+from lotlip.training.loop import Result, train
+
+WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
+LOTLIP = Method(image_tower="locked", num_long=1, corner_tokens=2, corner_mask=True)
+LIT = Method(image_tower="locked", num_long=0, corner_tokens=0, corner_mask=True)
+UNLOCKED = LOTLIP.model_copy(update={"image_tower": "unlocked"})
+
+
+def make_towers(folder: Path) -> None:
+    """Write `vit` and `tokenizer` into `folder`."""
+    torch.manual_seed(7)
+    config = ViTConfig(
+        image_size=16,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.3,
+    )
+    tower = ViTModel(config, add_pooling_layer=False)
+    with torch.no_grad():  # random, but different images get clearly different features
+        tower.embeddings.cls_token.zero_()
+        tower.embeddings.position_embeddings.mul_(0.3)
+        tower.embeddings.patch_embeddings.projection.weight.mul_(3.0)
+    tower.save_pretrained(folder / "vit")
+    words = [*SPECIAL_TOKENS, *WORDS, "."]
+    backend = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
+    (folder / "tokenizer").mkdir()
+    backend.save(str(folder / "tokenizer/tokenizer.json"))
+
+
+def make_shards(folder: Path, num_samples: int = 64) -> tuple[list[Sample], Manifest]:
+    """Two shards of flat random colours under `folder`, with raw and long texts of random words."""
+    rng = np.random.default_rng(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards, samples = [], []
+    for number in range(2):
+        name = f"tiny-{number:05d}"
+        records = []
+        for index in range(num_samples // 2):
+            key = f"{number}{index:03d}"
+            raw, *pieces = (" ".join(rng.choice(WORDS, 2)) for _ in range(5))
+            samples.append(Sample(name, key, raw, (". ".join(pieces) + ".",)))
+            records.append({"__key__": key, "png": _png(rng), "txt": raw})
+        count = write_tar(folder / f"{name}.tar", records)
+        shards.append(Shard(name, count, {"tar": describe_file(folder, f"{name}.tar")}))
+    return samples, write_manifest(folder, "images", shards)
+
+
+def make_settings(folder: Path, **changes: object) -> Train:
+    """Settings that overfit 64 samples in a few seconds."""
+    settings = Train(
+        epochs=3,
+        batch_size=16,
+        learning_rate=5e-3,
+        weight_decay=0.01,
+        warmup_share=0.1,
+        grad_clip=1.0,
+        image_tower=str(folder / "vit"),
+        image_tower_revision=None,
+        tokenizer=str(folder / "tokenizer"),
+        tokenizer_revision=None,
+        text_tower=None,
+        text_tower_revision=None,
+        text_layers=2,
+        text_width=32,
+        text_heads=2,
+        text_dropout=0.1,
+        embed_dim=16,
+        token_limit=24,
+        run_length=2,
+        weight_raw=1.0,
+        weight_long=1.0,
+        device="cpu",
+        seed=0,
+    )
+    return settings.model_copy(update=changes)
+
+
+class KillAt:
+    """A callback that stops training when a step is logged: by SIGKILL, or by an exception."""
+
+    def __init__(self, step: int, how: str = "raise") -> None:
+        self.step, self.how = step, how
+
+    def on_start(self, step: int, num_steps: int) -> None:
+        self.started_at = step
+
+    def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step >= self.step:
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+
+    def on_end(self, metrics: Mapping[str, float]) -> None:
+        pass
+
+
+class Project:
+    """A folder with towers and shards, and training in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / "vit").exists():
+            make_towers(folder)
+        self.samples, self.images = make_shards(folder / "images")
+
+    def settings(self, **changes: object) -> Train:
+        return make_settings(self.folder, **changes)
+
+    def train(
+        self,
+        method: Method = LOTLIP,
+        name: str = "model",
+        work: str = "work",
+        callbacks: tuple = (),
+        **changes: object,
+    ) -> Result:
+        settings = self.settings(**changes)
+        out = self.folder / name
+        return train(self.samples, [self.images], settings, method, out, self.folder / work, callbacks)
+
+
+def _png(rng: np.random.Generator) -> bytes:
+    pixels = np.repeat(np.repeat(rng.integers(0, 256, (2, 2, 3)), 8, axis=0), 8, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    project = Project(Path(sys.argv[1]))
+    project.train(callbacks=(KillAt(int(sys.argv[2]), "kill"),))
