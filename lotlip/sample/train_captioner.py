@@ -132,7 +132,7 @@ def train(model: Any, processor: Any, steps: int, batch_size: int, rate: float) 
 
 def evaluate(checkpoint: Path, num_scenes: int = 500) -> dict[str, float]:
     """Generate captions of held-out scenes through the workflow's backend and compare them with the truth."""
-    from lotlip.captioning import open_captioner
+    from lotlip.captioning.transformers_backend import open_captioner
     from lotlip.params import load_params
 
     settings = load_params().captioners["llava"].model_copy(update={"checkpoint": str(checkpoint)})
