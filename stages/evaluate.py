@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lotlip.params import load_params
+from lotlip.params import entry, load_params
 from lotlip.records import write_json
-from stages import entry, run
+from stages import run
 
 
 def main(name: str) -> None:
@@ -12,9 +12,12 @@ def main(name: str) -> None:
     params = load_params()
     entry(params.methods, "method", name)
     # Imported once the name is known to be right: torch and transformers take seconds.
+    import transformers
+
     from lotlip.evaluation.evaluate import evaluate_on, open_encoder
     from lotlip.evaluation.sets import read_evalset
 
+    transformers.utils.logging.disable_progress_bar()
     sets = [read_evalset(Path("data/evalsets") / evalset) for evalset in params.evalsets]
     encoder = open_encoder(Path("models") / name, params.evaluate.batch_size, params.evaluate.device)
     report = {}

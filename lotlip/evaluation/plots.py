@@ -19,6 +19,7 @@ _COLOURS = {
     "filip": "#c99a3f",
 }
 _SPARE = ("#5b8e7d", "#bc6c25", "#6a4c93", "#457b9d", "#9c6644", "#7f5539")
+_MAX_LABELS = 30  # more numbers over the bars would run into each other
 _CURVES = {
     "loss_raw": "loss on raw captions (nats)",
     "loss_long": "loss on long texts (nats)",
@@ -38,12 +39,15 @@ def bar_chart(table: Table) -> bytes:
     head = table.headline()
     colours = method_colours(head.rows)
     width = 0.8 / len(head.rows)
-    figure = _figure(max(8.0, 1.4 + len(head.columns) * (0.9 + 0.28 * len(head.rows))), 3.9)
+    num_bars = len(head.columns) * len(head.rows)
+    # Wider figures are shrunk by the page, and their words with them.
+    figure = _figure(min(11.0, max(8.0, 1.4 + 0.5 * num_bars)), 3.9)
     axes = figure.add_subplot()
     for i, (name, row) in enumerate(head.rows.items()):
         places = [j - 0.4 + width * (i + 0.5) for j in range(len(row))]
         bars = axes.bar(places, row, width * 0.92, color=colours[name], label=name)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8.5, padding=1.5, color="#444")
+        if num_bars <= _MAX_LABELS:
+            axes.bar_label(bars, fmt="%.1f", fontsize=8.5, padding=1.5, color="#444")
     for j, chance in enumerate(head.chance):
         label = "chance" if j == 0 else None
         axes.hlines(
