@@ -38,7 +38,7 @@ def test_writes_set_and_report(workspace: Path, name: str, texts: int) -> None:
 
 
 def test_unknown_set(workspace: Path) -> None:
-    with pytest.raises(ParamsError, match="no evaluation set 'lnog'; it has"):
+    with pytest.raises(ParamsError, match="lnog"):
         main("lnog")
 
 
@@ -51,5 +51,6 @@ def test_error_is_one_message_and_exit_status_1(workspace: Path) -> None:
     command = [sys.executable, "-m", "stages.evalset", "nothing"]
     done = subprocess.run(command, env={"PYTHONPATH": str(TOP)}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml has no evaluation set 'nothing'")
+    assert done.stderr.startswith("error: ")
+    assert "'nothing'" in done.stderr
     assert "Traceback" not in done.stderr

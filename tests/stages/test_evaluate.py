@@ -54,7 +54,7 @@ def test_reports_every_set_the_same_each_time(workspace: Path) -> None:
 def test_missing_model_and_unknown_method_and_missing_set(workspace: Path) -> None:
     with pytest.raises(ModelError, match="dvc repro train@lotlip"):
         evaluate.main("lotlip")
-    with pytest.raises(ParamsError, match="no method 'lotlipp'; it has lit, lit_long, lotlip"):
+    with pytest.raises(ParamsError, match=r"'lotlipp'.*lotlip"):
         evaluate.main("lotlipp")
     (workspace / "data" / "evalsets" / "short" / "set.json").unlink()
     with pytest.raises(DataError, match=r"short/set\.json is missing"):
