@@ -1,4 +1,7 @@
-"""The command line `lotlip`: each command calls the function that a stage calls. Heavy imports wait for their command."""
+"""The command line `lotlip`: each command calls the function that a stage calls.
+
+Heavy imports wait inside their command, so that `lotlip --help` answers at once.
+"""
 
 import json
 import sys
@@ -85,16 +88,19 @@ def caption(
     captioner: Annotated[str, typer.Option(help="An entry of `captioners` in params.yaml.")],
 ) -> None:
     """Describe every image of a folder of shards at length; killed, it continues where it was."""
-    from lotlip.captioning import caption_shards, open_captioner
+    from lotlip.captioning.shards import caption_shards
+    from lotlip.captioning.transformers_backend import open_captioner
     from lotlip.data.manifest import read_manifest
     from lotlip.params import entry, load_params
 
-    settings = entry(load_params().captioners, "captioner", captioner)
+    params = load_params()
+    settings = entry(params.captioners, "captioner", captioner)
     report = caption_shards(
         [read_manifest(shards, "images")],
         out,
-        captioner=open_captioner(settings),
+        open_captioner(settings),
         batch_size=settings.batch_size,
+        max_pixels=params.download.max_pixels,
         work=Path(".work/recaption") / captioner,
     )
     _print_json(report)
@@ -147,9 +153,8 @@ def track() -> None:
 def summary() -> None:
     """Print the table of compared models and where to look further."""
     from lotlip.evaluation.tables import print_comparison
-    from lotlip.params import load_params
 
-    print_comparison(load_params())
+    print_comparison()
     print("Report:             open reports/report/index.html")
     print("MLflow and Prefect: make ui")
     print("Any two states:     dvc exp show, dvc metrics diff, dvc plots diff")

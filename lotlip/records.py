@@ -40,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,6 +88,6 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     try:
         yield staging
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(staging, folder)
+        staging.replace(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

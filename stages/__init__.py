@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
-from lotlip.errors import LotlipError, ParamsError
+from lotlip.errors import LotlipError
 
 
 def run(main: Callable[..., None]) -> None:
@@ -14,14 +13,3 @@ def run(main: Callable[..., None]) -> None:
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def entry(section: dict[str, Any], what: str, name: str) -> Any:
-    """The entry `name` of a params section.
-
-    Raises:
-        ParamsError: there is none; the message lists those there are.
-    """
-    if name not in section:
-        raise ParamsError(f"params.yaml has no {what} {name!r}; it has {', '.join(section)}.")
-    return section[name]

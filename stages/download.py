@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lotlip.data.download import download_source
 from lotlip.data.statistics import folder_statistics
-from lotlip.params import load_params
+from lotlip.params import entry, load_params
 from lotlip.records import write_json
-from stages import entry, run
+from stages import run
 
 
 def main(name: str) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from lotlip.evaluation.make_sets import held_out_items, scene_items, write_evalset
-from lotlip.params import ScenesEvalset, load_params
+from lotlip.params import ScenesEvalset, entry, load_params
 from lotlip.records import write_json
-from stages import entry, run
+from stages import run
 
 
 def main(name: str) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from lotlip.captioning.shards import caption_shards
 from lotlip.captioning.transformers_backend import open_captioner
 from lotlip.data.manifest import read_manifest
-from lotlip.params import load_params
+from lotlip.params import entry, load_params
 from lotlip.records import write_json
-from stages import entry, run
+from stages import run
 
 
 def main(name: str) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lotlip.params import load_params
-from stages import entry, run
+from lotlip.params import entry, load_params
+from stages import run
 
 
 def main(name: str) -> None:

@@ -61,7 +61,5 @@ def make_identity(settings: dict[str, Any]) -> str:
 
 def folder_fingerprint(folder: Path) -> dict[str, str]:
     """SHA-256 of each weight, config and tokenizer file under a checkpoint folder, by relative path."""
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES and path.is_file()
-    )
+    files = sorted(path for path in folder.rglob("*") if path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

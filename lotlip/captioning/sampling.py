@@ -44,9 +44,7 @@ class GumbelSampler:
         scores = scores.float() / self._temperature
         if self._top_p < 1.0:
             scores = keep_top_p(scores, self._top_p)
-        noise = torch.stack(
-            [torch.empty(scores.shape[-1]).exponential_(generator=rng) for rng in self._generators]
-        )
+        noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=rng) for rng in self._generators])
         return scores - noise.log().to(scores.device)
 
 

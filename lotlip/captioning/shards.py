@@ -67,13 +67,9 @@ def caption_shards(
         DataError: a shard is missing or damaged, or two shards share a name.
         ModelError: the captioner cannot be loaded.
     """
-    tasks = {
-        shard.name: _task(manifest, shard, max_pixels) for manifest in images for shard in manifest.shards
-    }
+    tasks = {shard.name: _task(manifest, shard, max_pixels) for manifest in images for shard in manifest.shards}
     if len(tasks) != sum(len(manifest.shards) for manifest in images):
-        raise DataError(
-            "Two image shards share a name: give every source a name of its own and download it again."
-        )
+        raise DataError("Two image shards share a name: give every source a name of its own and download it again.")
     progress = _Progress(sum(task.num_samples for task in tasks.values()))
     tables = [(task, caption_shard(task, captioner, batch_size, work, progress)) for task in tasks.values()]
     progress.finish()

@@ -222,9 +222,7 @@ def _to_device(model: Any, name: str) -> Any:
     try:
         return model.to(name)
     except torch.cuda.OutOfMemoryError as error:
-        raise ModelError(
-            f"The model does not fit into the memory of {name}: set a smaller `dtype`."
-        ) from error
+        raise ModelError(f"The model does not fit into the memory of {name}: set a smaller `dtype`.") from error
 
 
 def _prepare_padding(tokenizer: Any, model: Any) -> None:

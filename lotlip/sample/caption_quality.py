@@ -1,7 +1,7 @@
 """What a caption of a scene gets right, by the scene's ground truth: objects found, objects made up."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lotlip.sample.scenes import COLOURS, FILLS, PLACES, SHAPES, SIZES, Scene
@@ -64,5 +64,6 @@ def object_scores(truth: Sequence[Scene], texts: Sequence[str]) -> dict[str, flo
     }
 
 
-def _first(words: Sequence[str], names: Sequence[str] | dict[str, object] | dict[str, int]) -> str | None:
-    return next((word for word in words if word in names), None)
+def _first(words: Sequence[str], names: Iterable[str]) -> str | None:
+    known = set(names)
+    return next((word for word in words if word in known), None)

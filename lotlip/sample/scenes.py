@@ -146,8 +146,9 @@ def long_caption(scene: Scene) -> str:
     sentences = [
         f"The image shows {NUMBERS[len(scene.objects)]} shapes on a {scene.pattern} {scene.background} background."
     ]
-    for thing in scene.objects:
-        sentences.append(f"There is a {thing.size} {_fill(thing)}{thing.colour} {thing.shape} {thing.place}.")
+    sentences += [
+        f"There is a {thing.size} {_fill(thing)}{thing.colour} {thing.shape} {thing.place}." for thing in scene.objects
+    ]
     return " ".join(sentences)
 
 

@@ -32,7 +32,7 @@ def sample_texts() -> Iterator[str]:
 
 def train_wordpiece() -> Tokenizer:
     """BERT's uncased WordPiece; letters and digits alone and as continuations, so any ASCII word is spelt."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

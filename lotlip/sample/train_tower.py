@@ -76,13 +76,13 @@ class Supervised(nn.Module):
 
 def attribute_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy over cells, summed over attributes; logits [B, CELLS, W], targets [B, CELLS, A]."""
-    parts = logits.flatten(0, 1).split(WIDTHS, dim=1)
+    parts = torch.split(logits.flatten(0, 1), WIDTHS, dim=1)
     losses = [cross_entropy(part, targets[..., i].flatten()) for i, part in enumerate(parts)]
     return torch.stack(losses).sum()
 
 
 def background_loss(logits: Tensor, batch: list[Scene]) -> Tensor:
-    colours, patterns = logits.split([len(scenes.BACKGROUNDS), len(scenes.PATTERNS)], dim=1)
+    colours, patterns = torch.split(logits, [len(scenes.BACKGROUNDS), len(scenes.PATTERNS)], dim=1)
     colour = torch.tensor([list(scenes.BACKGROUNDS).index(scene.background) for scene in batch])
     pattern = torch.tensor([scenes.PATTERNS.index(scene.pattern) for scene in batch])
     return cross_entropy(colours, colour) + cross_entropy(patterns, pattern)
@@ -91,7 +91,7 @@ def background_loss(logits: Tensor, batch: list[Scene]) -> Tensor:
 def accuracies(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Share of right answers per attribute, over the cells that hold an object."""
     occupied = targets[..., 0] > 0
-    parts = logits.split(WIDTHS, dim=-1)
+    parts = torch.split(logits, WIDTHS, dim=-1)
     return {
         name: round((part.argmax(-1) == targets[..., i])[occupied].float().mean().item(), 4)
         for i, (name, part) in enumerate(zip(ATTRIBUTES, parts, strict=True))
@@ -128,7 +128,7 @@ def train(steps: int, batch_size: int, patch: int, width: int, layers: int, rate
         cells, token, background = model(pixels(batch))
         loss = attribute_loss(cells, targets) + attribute_loss(token, targets) + background_loss(background, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -23,16 +23,30 @@ LAST_EFFORT_S = 30.0  # after the training's end, when nobody is left to stop us
 
 
 class Tail:
-    """The complete lines that a growing file has gained since the last look."""
+    """The complete lines that a growing file has gained since the last look.
 
-    def __init__(self, path: Path) -> None:
+    The file with `stale_inode` belongs to an earlier training; another in its place is read from the start.
+    """
+
+    def __init__(self, path: Path, stale_inode: int | None = None) -> None:
         self.path = path
+        self.stale_inode = stale_inode
+        self.inode: int | None = None
+        self.offset = 0
+
+    def rewind(self) -> None:
+        """Read from the start again."""
         self.offset = 0
 
     def events(self) -> list[dict[str, Any]]:
         """New events; a line that is still being written waits for the next look."""
         try:
             with self.path.open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode == self.stale_inode:
+                    return []
+                if inode != self.inode:
+                    self.inode, self.offset = inode, 0
                 file.seek(self.offset)
                 data = file.read()
         except FileNotFoundError:
@@ -62,7 +76,7 @@ def follow(pipe: IO[bytes]) -> int:
     os.nice(10)
     config = json.loads(pipe.readline())
     ending = Ending(pipe)
-    tail = Tail(events_path(config["method"], Path(config["root"])))
+    tail = Tail(events_path(config["method"], Path(config["root"])), config["stale_inode"])
     while True:
         try:
             _wait_for_server(tracking_uri(Path(config["root"])), ending)
@@ -72,7 +86,7 @@ def follow(pipe: IO[bytes]) -> int:
             print(error, file=sys.stderr, flush=True)
             if ending.come.wait(RETRY_S):
                 return 1
-        tail.offset = 0
+        tail.rewind()
 
 
 def _follow_until_end(config: dict[str, Any], tail: Tail, ending: Ending) -> None:

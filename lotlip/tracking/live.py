@@ -21,19 +21,18 @@ SWITCH = "LOTLIP_LIVE_TRACKING"
 
 
 def events_path(method: str, root: Path = Path()) -> Path:
-    """Where a training appends its events: a JSON object `{"step", "time_s", "metrics"}` a line."""
+    """Where a training appends its events: `{"step", "time_s" since 1970, "metrics"}` as JSON a line."""
     return root / ".work" / "events" / "train" / f"{method}.jsonl"
 
 
 @contextmanager
-def follow_training(
-    method: str, params: Params, root: Path = Path(), finish_timeout_s: float = 5.0
-) -> Iterator[None]:
+def follow_training(method: str, params: Params, root: Path = Path(), finish_timeout_s: float = 5.0) -> Iterator[None]:
     """Copy the events of the training in this block to MLflow while they come.
 
-    The events file is emptied first. A process of its own reads it, at low priority; when the block ends it
-    gets `finish_timeout_s` seconds to send the rest, and `lotlip track` sends what is then missing. Nothing
-    that happens to it reaches the training. LOTLIP_LIVE_TRACKING=0 switches it off; ranks other than 0 of a
+    A process of its own reads the file, at low priority; when the block ends it gets `finish_timeout_s`
+    seconds to send the rest, and `lotlip track` sends what is then missing. Nothing that happens to it
+    reaches the training. A file left by an earlier training is not read; this one's must be a new file in
+    its place, as `EventLog` makes it. LOTLIP_LIVE_TRACKING=0 switches all this off; ranks other than 0 of a
     distributed training follow nothing.
     """
     if os.environ.get(SWITCH) == "0" or os.environ.get("RANK", "0") != "0":
@@ -41,7 +40,6 @@ def follow_training(
         return
     events = events_path(method, root)
     events.parent.mkdir(parents=True, exist_ok=True)
-    events.unlink(missing_ok=True)
     follower = _start(follower_config(method, params, root), events.with_suffix(".follow.log"))
     try:
         yield
@@ -57,6 +55,7 @@ def follower_config(method: str, params: Params, root: Path) -> dict[str, Any]:
     return {
         "root": str(root.resolve()),
         "method": method,
+        "stale_inode": _inode(events_path(method, root)),
         "experiment": params.tracking.experiment,
         "key": training_key(root, method, params, workspace_id(root)),
         "params": flat_params(redacted(stage | {"method": params.methods[method].model_dump(mode="json")})),
@@ -96,6 +95,10 @@ def _end(follower: "subprocess.Popen[bytes] | None", status: str, timeout_s: flo
         follower.wait()
     if follower.returncode != 0:
         print("tracking: the live curve is incomplete; `lotlip track` completes it", flush=True)
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
 
 
 def _tell(follower: "subprocess.Popen[bytes]", line: str) -> None:

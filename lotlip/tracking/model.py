@@ -1,6 +1,9 @@
 """Log a trained model so that MLflow users can load it."""
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,7 @@ def log_model(run: Run, folder: Path, method: str, register: bool) -> None:
     import mlflow
     from mlflow.models import Model
 
-    mlflow.set_tracking_uri(run.store.uri)
-    mlflow.set_registry_uri(run.store.uri)
-    with warnings.catch_warnings():
+    with _default_uri(run.store.uri), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice to give an example, which would run the model
         Model.log(
             artifact_path=None,
@@ -40,6 +41,21 @@ def log_model(run: Run, folder: Path, method: str, register: bool) -> None:
             pip_requirements=_requirements(),  # inferring them would load the model and take 11-22 s
             signature=_signature(),
         )
+
+
+@contextmanager
+def _default_uri(uri: str) -> Iterator[None]:
+    """`uri` as MLflow's process-wide default, which `Model.log` uses; the environment is as before afterwards."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _signature() -> Any:

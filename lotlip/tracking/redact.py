@@ -8,9 +8,7 @@ HIDDEN = "***"
 _SECRET_WORDS = {"secret", "secrets", "password", "passwd", "credential", "credentials", "apikey"}
 _SECRET_PAIRS = {("key", "id"), ("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key")}
 _USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s]+@", re.IGNORECASE)
-_SIGNED_QUERY = re.compile(
-    r"([?&][^=&\s]*(?:token|secret|password|signature|credential|key)[^=&\s]*=)[^&\s]+", re.I
-)
+_SIGNED_QUERY = re.compile(r"([?&][^=&\s]*(?:token|secret|password|signature|credential|key)[^=&\s]*=)[^&\s]+", re.I)
 
 
 def is_secret(key: str, value: Any) -> bool:

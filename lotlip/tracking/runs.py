@@ -80,14 +80,12 @@ class Run:
             for step, metrics in rows
         )
 
-    def append_rows(
-        self, rows: Iterable[tuple[int, dict[str, float]]], times_ms: dict[int, int] | None = None
-    ) -> None:
-        """Points that the run surely lacks. `times_ms` gives a step's time since the start."""
+    def append_rows(self, rows: Iterable[tuple[int, dict[str, float]]], times_ms: dict[int, int] | None = None) -> None:
+        """Points that the run surely lacks. `times_ms` gives a step's time, in ms since 1970."""
         from mlflow.entities import Metric
 
         points = (
-            Metric(name, value, self._start_ms + (times_ms or {}).get(step, step), step)
+            Metric(name, value, (times_ms or {}).get(step, self._start_ms + step), step)
             for step, metrics in rows
             for name, value in metrics.items()
         )

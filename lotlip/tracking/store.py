@@ -20,6 +20,7 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7, with doubling pauses, block for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -97,6 +98,8 @@ def ensure_database(root: Path) -> None:
         set_defaults()
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+        for left in path.parent.glob(f".{path.name}.*.tmp*"):
+            left.unlink()  # of a process that was killed here
         with atomic_path(path) as temporary:
             store = SqlAlchemyStore(f"sqlite:///{temporary}", (root.resolve() / "mlruns").as_uri())
             store.engine.dispose()

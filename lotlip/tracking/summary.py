@@ -7,9 +7,10 @@ from lotlip.tracking.redact import hide_in_text
 
 @dataclass
 class TrackSummary:
-    """What `track` did: runs that are new, live runs taken over, runs that lacked something, runs complete before.
+    """What `track` did, as names of runs.
 
-    `page` is the path of MLflow's page that compares the methods.
+    `created` are new, `adopted` were live runs of a training, `updated` lacked something, and `unchanged`
+    were complete before. `page` is the path of MLflow's page that compares the methods.
     """
 
     uri: str

@@ -47,9 +47,7 @@ def test_identity_is_16_hex_digits(checkpoint: Path) -> None:
     [{"device": "auto"}, {"batch_size": 1}, {"temperature": 0.5}, {"top_p": 0.5}, {"seed": 7}],
     ids=str,
 )
-def test_what_cannot_change_greedy_captions_is_not_in_the_identity(
-    checkpoint: Path, changes: dict[str, Any]
-) -> None:
+def test_what_cannot_change_greedy_captions_is_not_in_the_identity(checkpoint: Path, changes: dict[str, Any]) -> None:
     assert identity(checkpoint, **changes) == identity(checkpoint)
 
 

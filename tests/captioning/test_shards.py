@@ -43,9 +43,7 @@ class Counting:
         return self._captioner.caption(images)
 
 
-def caption_all(
-    images: Sequence[Manifest], folder: Path, captioner: Captioner, batch_size: int = 3
-) -> dict[str, Any]:
+def caption_all(images: Sequence[Manifest], folder: Path, captioner: Captioner, batch_size: int = 3) -> dict[str, Any]:
     out, work = folder / "captions", folder / "work"
     return caption_shards(images, out, captioner, batch_size=batch_size, max_pixels=MAX_PIXELS, work=work)
 
@@ -67,9 +65,7 @@ def test_every_sample_has_its_row_in_order(tmp_path: Path, captioner: Captioner)
     rows = [row for table in tables for row in table.to_pylist()]
     keys = [f"a-0-{i}" for i in range(5)] + [f"a-1-{i}" for i in range(4)] + [f"b-0-{i}" for i in range(4)]
     assert [row["key"] for row in rows] == keys
-    assert (
-        [shard.num_samples for shard in manifest.shards] == [table.num_rows for table in tables] == [5, 4, 4]
-    )
+    assert [shard.num_samples for shard in manifest.shards] == [table.num_rows for table in tables] == [5, 4, 4]
     names = ["key", "kind", "text", "num_tokens", "finish_reason", "failure", "captioner"]
     assert tables[0].schema.names == names
     assert tables[0].schema.field("num_tokens").type == pa.int32()

@@ -77,9 +77,7 @@ def test_a_batch_gives_what_single_images_give(llava: Path, changes: dict[str, A
 
 def test_sampling_depends_on_the_seed(llava: Path, captioner: TransformersCaptioner) -> None:
     texts = [
-        tuple(
-            caption.text for caption in open_captioner(captioner_params(llava, **changes)).caption(PICTURES)
-        )
+        tuple(caption.text for caption in open_captioner(captioner_params(llava, **changes)).caption(PICTURES))
         for changes in ({"do_sample": True}, {"do_sample": True}, {"do_sample": True, "seed": 1})
     ]
     assert texts[0] == texts[1] != texts[2]

@@ -1,8 +1,8 @@
 """Run by test_recaption_kill.py: captioning in child processes that SIGKILL themselves at a write.
 
 Torch and the model are loaded once, before the first fork. Usage: CHECKPOINT IMAGES FOLDER; prints JSON, one
-record a killed child: {"write": which rename, "when": "before" | "after", "signal", "images": images captioned by
-the run that goes on afterwards}.
+record a killed child: {"write": which rename, "when": "before" | "after", "signal", "images": images
+captioned by the run that goes on afterwards}.
 """
 
 import json
@@ -14,13 +14,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas  # noqa: F401 - pyarrow loads it at first use: once here, not in every child
+import pyarrow.parquet  # noqa: F401
 import torch
 
+import lotlip.data.images  # noqa: F401
 from lotlip.captioning.shards import caption_shards
 from lotlip.captioning.transformers_backend import open_captioner
 from lotlip.data.manifest import read_manifest
 from lotlip.records import write_json
-from tests.captioning.samples import MAX_PIXELS, captioner_params
+from tests.captioning.samples import MAX_PIXELS, captioner_params, make_pictures
 
 BATCH_SIZE = 3
 real_replace = os.replace
@@ -28,11 +31,11 @@ real_replace = os.replace
 
 def main(checkpoint: Path, images: Path, folder: Path) -> None:
     torch.set_num_threads(1)  # no thread pool yet: the children may fork
-    captioner = open_captioner(captioner_params(checkpoint))
+    captioner = open_captioner(captioner_params(checkpoint, max_new_tokens=4))
+    captioner.caption(make_pictures(1))  # what is loaded at first use is loaded here
     manifest = read_manifest(images, "images")
     caption, counted = captioner.caption, []
     captioner.caption = lambda batch: counted.append(len(batch)) or caption(batch)
-    assert captioner._loaded
 
     def work(name: str) -> None:
         caption_shards(

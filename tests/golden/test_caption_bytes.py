@@ -21,9 +21,7 @@ GOLDEN = Path(__file__).with_name("captions.json")
 
 def make_captions(folder: Path) -> list[dict[str, Any]]:
     """Rows of greedy captions of eight fixed pictures and a file that is no image, then the same sampled."""
-    images = write_images(
-        folder / "images", "a", [[*(encode_png(image) for image in make_pictures(8)), b"no image"]]
-    )
+    images = write_images(folder / "images", "a", [[*(encode_png(image) for image in make_pictures(8)), b"no image"]])
     checkpoint = build_tiny_llava(folder / "llava")
     rows = []
     for do_sample in (False, True):
@@ -37,9 +35,7 @@ def make_captions(folder: Path) -> list[dict[str, Any]]:
 
 def test_captions_change_only_with_the_code_version(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
-    assert golden["code_version"] == CODE_VERSION, (
-        f"CODE_VERSION was raised: write {GOLDEN.name} anew (see above)."
-    )
+    assert golden["code_version"] == CODE_VERSION, f"CODE_VERSION was raised: write {GOLDEN.name} anew (see above)."
     assert make_captions(tmp_path) == golden["rows"], (
         "Captions changed, CODE_VERSION did not: old cached captions would be mixed with new ones. Raise it."
     )

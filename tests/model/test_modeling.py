@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_parts import make_ids, slow_slots, tiny_config, tiny_model
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 
 import lotlip
 from lotlip.errors import ModelError, ShapeError
 from lotlip.model.modeling import LotlipModel
+from tests.model.tiny_parts import make_ids, slow_slots, tiny_config, tiny_model
 
 
 def texts_of_two_images() -> torch.Tensor:

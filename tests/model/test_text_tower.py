@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_parts import PAD, make_ids, slow_slots, tiny_model
 
 from lotlip.errors import ShapeError
 from lotlip.model.text_tower import corner_attention_mask
+from tests.model.tiny_parts import PAD, make_ids, slow_slots, tiny_model
 
 # One-token texts, empty texts, and texts that fill the limit of 16 ids.
 LENGTHS = {m: [1, 5, 0, 16 - m - 2, 9] for m in range(5)}

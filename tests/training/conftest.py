@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import Project
+
+from tests.training.tiny_training import Project
 
 
 @pytest.fixture(autouse=True)

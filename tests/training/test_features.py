@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_training import LIT, LOTLIP, Project
 
 from lotlip.data.samples import Sample
 from lotlip.errors import DataError
 from lotlip.model.image_tower import ImageSettings, image_features, load_image_tower
 from lotlip.training.features import PixelSource, cached_features, weights_hash
+from tests.training.tiny_training import LIT, LOTLIP, Project
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_training
 import torch
 from safetensors.torch import load_file
-from tiny_training import LIT, LOTLIP, UNLOCKED, KillAt, Project
 
 from lotlip.errors import DataError, ModelError
 from lotlip.model.modeling import LotlipModel
@@ -18,6 +16,8 @@ from lotlip.model.processor import LotlipProcessor
 from lotlip.text.subcaptions import normalize_long
 from lotlip.training.features import PixelSource
 from lotlip.training.loop import slot_names, write_curve
+from tests.training import tiny_training
+from tests.training.tiny_training import LIT, LOTLIP, UNLOCKED, KillAt, Project
 
 
 def weights(project: Project, name: str = "model") -> bytes:

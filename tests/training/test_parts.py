@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import LIT, LOTLIP, WORDS, Project
 from transformers import BertConfig, BertModel
 
 from lotlip.errors import ModelError, ParamsError
@@ -15,6 +14,7 @@ from lotlip.model.devices import open_device
 from lotlip.training.callbacks import ConsoleProgress, EventLog
 from lotlip.training.optim import learning_rate, make_optimizer
 from lotlip.training.step import train_step
+from tests.training.tiny_training import LIT, LOTLIP, WORDS, Project
 
 
 def test_the_schedule_by_hand() -> None:

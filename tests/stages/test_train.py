@@ -1,0 +1,122 @@
+"""Stage `train@<method>` on rendered scenes, with sidecars written by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
+from lotlip.data.samples import is_held_out
+from lotlip.data.tables import read_records
+from lotlip.errors import DataError, ModelError, ParamsError
+from lotlip.model.modeling import LotlipModel
+from lotlip.model.processor import LotlipProcessor
+from stages import download, train
+from tests.training.tiny_training import make_towers
+
+TOP = Path(__file__).parents[2]
+
+
+def write_sidecars(images: Manifest, folder: Path, kind: str, rows_of: dict[str, list[dict]]) -> None:
+    folder.mkdir(parents=True)
+    shards = []
+    for shard in images.shards:
+        rows = rows_of[shard.name]
+        columns = list(rows[0]) if rows else ["key", "subject", "reason"]
+        schema = None if rows else pa.schema([(name, pa.string()) for name in columns])
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{shard.name}.parquet")
+        files = {"table": describe_file(folder, f"{shard.name}.parquet")}
+        shards.append(Shard(shard.name, len(rows), files, shard.files["tar"].sha256))
+    write_manifest(folder, kind, shards)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """40 scenes in two shards, some held out; one text failed, one image rejected."""
+    monkeypatch.chdir(tmp_path)
+    make_towers(tmp_path)
+    params = yaml.safe_load((TOP / "params.yaml").read_text())
+    params["sources"]["scenes"].update(num_images=40, held_out_share=0.2)
+    params["download"]["shard_size"] = 25
+    params["train"].update(
+        epochs=2, batch_size=10, image_tower="vit", tokenizer="tokenizer", embed_dim=16, text_width=16
+    )
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    download.main("scenes")
+    images = read_manifest(Path("data/images/scenes"), "images")
+    keys = {
+        shard.name: [row["key"] for row in read_records(images.path(shard, "table"), ["key"])]
+        for shard in images.shards
+    }
+    trained = [key for of_shard in keys.values() for key in of_shard if not is_held_out(key, 0.2)]
+    texts = {
+        name: [
+            {
+                "key": key,
+                "kind": "long",
+                "text": None if key == trained[0] else "ba be bi. bo bu.",
+                "failure": "empty" if key == trained[0] else None,
+            }
+            for key in of_shard
+        ]
+        for name, of_shard in keys.items()
+    }
+    write_sidecars(images, Path("data/captions/llava"), "captions", texts)
+    rejected = {
+        name: [{"key": trained[1], "subject": "image", "reason": "too small"}]
+        if trained[1] in of_shard
+        else []
+        for name, of_shard in keys.items()
+    }
+    write_sidecars(images, Path("data/quarantine"), "quarantine", rejected)
+    Path("trained.json").write_text(json.dumps(trained))
+    return tmp_path
+
+
+def test_trains_and_reports(workspace: Path) -> None:
+    train.main("lotlip")
+    report = json.loads(Path("reports/train/lotlip.json").read_text())
+    num_trained = len(json.loads(Path("trained.json").read_text()))
+    assert 5 < 40 - num_trained < 20
+    assert (report["images"], report["held_out"]) == (40, 40 - num_trained)
+    assert (report["rejected_image"], report["failed_long"], report["without_long"]) == (1, 1, 1)
+    assert report["samples"] == report["num_samples"] == num_trained - 1
+    assert report["steps"] == 2 * ((num_trained - 1) // 10)
+    assert all(isinstance(value, int | float) for value in report.values()), "flat numbers"
+
+    curve = list(csv.DictReader(Path("reports/train/lotlip.csv").open()))
+    events = [json.loads(line) for line in Path(".work/events/train/lotlip.jsonl").read_text().splitlines()]
+    assert [int(row["step"]) for row in curve] == [event["step"] for event in events]
+    assert [float(row["loss"]) for row in curve] == [event["metrics"]["loss"] for event in events]
+
+    model = LotlipModel.from_pretrained("models/lotlip")
+    inputs = LotlipProcessor.from_pretrained("models/lotlip")(text=["ba be"])
+    assert model.get_text_features(**inputs).shape == (1, 16)
+
+
+def test_a_second_run_gives_the_same_files(workspace: Path) -> None:
+    train.main("lit")
+    files = [
+        *Path("reports/train").iterdir(),
+        *(path for path in Path("models/lit").iterdir() if path.is_file()),
+    ]
+    first = {file: file.read_bytes() for file in files}
+    for path in (Path(".work/train"), Path("models/lit")):
+        path.rename(path.with_name(f"{path.name}-old"))
+    train.main("lit")
+    assert {file: file.read_bytes() for file in files} == first
+
+
+def test_errors(workspace: Path) -> None:
+    with pytest.raises(ParamsError, match="no method 'lotlipp'; it has lit, lit_long, lotlip"):
+        train.main("lotlipp")
+    Path("vit").rename("elsewhere")
+    with pytest.raises(ModelError, match="image tower vit is not a folder here"):
+        train.main("lit")
+    Path("data/captions/llava/manifest.json").unlink()
+    with pytest.raises(DataError, match=r"llava/manifest\.json is missing"):
+        train.main("lit")
