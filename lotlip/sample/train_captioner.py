@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--tower", type=Path, default=Path("lotlip/sample/weights/vit"))
     parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights/llava"))
+    parser.add_argument("--card", type=Path, default=Path("lotlip/sample/cards/llava.json"))
     options = parser.parse_args()
     from transformers import ViTModel
 
@@ -167,7 +168,7 @@ def main() -> None:
     processor.save_pretrained(options.out)
     scores = evaluate(options.out)
     print(json.dumps(scores, indent=2))
-    write_json(options.out / "scores.json", scores)
+    write_json(options.card, scores)
 
 
 if __name__ == "__main__":

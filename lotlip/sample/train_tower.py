@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights/vit"))
+    parser.add_argument("--card", type=Path, default=Path("lotlip/sample/cards/vit.json"))
     options = parser.parse_args()
     model = train(
         options.steps, options.batch_size, options.patch, options.width, options.layers, options.rate
@@ -169,7 +170,7 @@ def main() -> None:
     result = evaluate(model)
     print(json.dumps(result, indent=2))
     model.tower.half().save_pretrained(options.out)  # type: ignore[operator]
-    write_json(options.out / "accuracy.json", result)
+    write_json(options.card, result)
 
 
 if __name__ == "__main__":
