@@ -27,9 +27,7 @@ def test_slots_are_in_order() -> None:
         slots = functional.normalize(slow_slots(model, ids[image]), dim=-1)
         expected = torch.cat([slots[0, :1], slots[1], slots[2]])
         torch.testing.assert_close(output.text_embeds[image], expected, atol=1e-10, rtol=0)
-    torch.testing.assert_close(
-        output.logit_scale, torch.tensor(1 / 0.07, dtype=torch.float64), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(output.logit_scale, torch.tensor(1 / 0.07, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_features_are_those_of_forward_and_of_unit_length() -> None:

@@ -17,18 +17,14 @@ def test_slots_equal_the_slow_implementation(num_corners: int, dtype: torch.dtyp
     model = tiny_model(dtype, num_corner_tokens=num_corners)
     ids = make_ids(LENGTHS[num_corners], num_corners)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-    torch.testing.assert_close(
-        model.text_tower.encode_slots(ids), slow_slots(model, ids), atol=tolerance, rtol=0
-    )
+    torch.testing.assert_close(model.text_tower.encode_slots(ids), slow_slots(model, ids), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("num_corners", range(5))
 def test_classes_without_corners_equal_the_slow_implementation_with_them(num_corners: int) -> None:
     model = tiny_model(torch.float64, num_corner_tokens=num_corners)
     ids = make_ids(LENGTHS[num_corners], num_corners, width=16)
-    torch.testing.assert_close(
-        model.text_tower.encode_classes(ids), slow_slots(model, ids)[:, 0], atol=1e-10, rtol=0
-    )
+    torch.testing.assert_close(model.text_tower.encode_classes(ids), slow_slots(model, ids)[:, 0], atol=1e-10, rtol=0)
 
 
 def test_without_the_mask_corners_take_part_in_every_forward() -> None:

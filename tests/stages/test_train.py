@@ -67,9 +67,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     write_sidecars(images, Path("data/captions/llava"), "captions", texts)
     rejected = {
-        name: [{"key": trained[1], "subject": "image", "reason": "too small"}]
-        if trained[1] in of_shard
-        else []
+        name: [{"key": trained[1], "subject": "image", "reason": "too small"}] if trained[1] in of_shard else []
         for name, of_shard in keys.items()
     }
     write_sidecars(images, Path("data/quarantine"), "quarantine", rejected)
