@@ -1,0 +1,87 @@
+"""The command line: help of every command, quick start, errors without tracebacks, doctor's findings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lotlip.doctor import run_checks
+
+TOP = Path(__file__).parents[1]
+COMMANDS = ("configure", "download", "caption", "stats", "evaluate", "track", "summary", "doctor")
+
+
+def lotlip(*arguments: str, cwd: Path = TOP, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lotlip.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120", "PYTHONPATH": str(TOP), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_lists_every_command() -> None:
+    shown = lotlip("--help").stdout
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command: str) -> None:
+    done = lotlip(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_heavy_packages_wait_for_their_command() -> None:
+    """What makes a start slow is never imported for it: torch alone takes seconds."""
+    code = "import sys, lotlip.cli; print(*sorted(sys.modules))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    heavy = {"torch", "transformers", "mlflow", "prefect", "great_expectations", "webdataset", "pandas", "pyarrow"}
+    assert not loaded & heavy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("stats", "nowhere"), "nowhere"),
+        (("evaluate", "models/none", "--dataset", "data/none"), "models/none"),
+        (("caption", "data/none", "out", "--captioner", "lava"), "did you mean 'llava'?"),
+        (("download", "none.tsv", "out"), "none.tsv"),
+        (("configure", "conf/none.yaml"), "the overlays here are conf/"),
+    ],
+)
+def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) -> None:
+    done = lotlip(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stats_of_a_jsonl_file(tmp_path: Path) -> None:
+    """Counts by hand: 3 texts of 2 images; sub-captions 2, 1 and 1; tokens 6 + 2, 2 and 2 (the points count)."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"texts": ["A red circle at the. Top.", "red ring"]}\n{"texts": ["blue ring"]}\n')
+    shown = lotlip("stats", str(path), "--json").stdout
+    assert '"images": 2' in shown
+    assert '"texts": 3' in shown
+    assert '"sub_captions_per_text": 1.3333' in shown
+    assert '"tokens_per_text": 4.0' in shown
+
+
+def test_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    found = {check.name: check for check in run_checks()}
+    assert found["params.yaml"].status == "ok"
+    assert found["torch"].status == "ok"
+    assert found["MLFLOW_TRACKING_URI"].status == "warning"
+    assert "secret" not in found["MLFLOW_TRACKING_URI"].found
+    monkeypatch.chdir(tmp_path)
+    found = {check.name: check for check in run_checks()}
+    assert found["params.yaml"].status == "failed"
+    assert found["Workspace"].advice == "Run from the project's top folder."

@@ -1,0 +1,120 @@
+"""params.yaml as a user edits it: misspelt keys name the nearest valid one, overlays merge and keep comments."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lotlip.errors import ParamsError
+from lotlip.overlays import apply_overlays
+from lotlip.params import entry, load_params, parse_params
+
+TOP = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def values() -> Any:
+    return copy.deepcopy(yaml.safe_load((TOP / "params.yaml").read_text()))
+
+
+def set_at(values: Any, dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for key in path:
+        values = values[key]
+    values[last] = value
+
+
+@pytest.mark.parametrize(
+    ("dotted", "nearest"),
+    [
+        ("trian", "train"),
+        ("train.epoch", "epochs"),
+        ("sources.scenes.num_imges", "num_images"),
+        ("captioners.llava.promt", "prompt"),
+        ("validate.long.max_token", "max_tokens"),
+        ("methods.lotlip.corner_token", "corner_tokens"),
+        ("evalsets.long.nun_images", "num_images"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest(values: Any, dotted: str, nearest: str) -> None:
+    set_at(values, dotted, 3)
+    with pytest.raises(ParamsError) as error:
+        parse_params(values, "params.yaml")
+    assert f"params.yaml: {dotted}: unknown key; did you mean '{nearest}'?" in str(error.value)
+
+
+def test_a_missing_key_and_a_wrong_type_are_both_told(values: Any) -> None:
+    del values["train"]["epochs"]
+    values["train"]["batch_size"] = "many"
+    with pytest.raises(ParamsError) as error:
+        parse_params(values, "params.yaml")
+    assert "train.epochs: missing" in str(error.value)
+    assert "train.batch_size: " in str(error.value)
+    assert "'many'" in str(error.value)
+
+
+def test_an_unknown_kind_lists_the_kinds(values: Any) -> None:
+    values["sources"]["mine"] = {"kind": "url_tabel"}
+    with pytest.raises(ParamsError, match=r"sources.mine: .*'scenes', 'url_table', 'shards'"):
+        parse_params(values, "params.yaml")
+
+
+def test_a_holdout_set_needs_a_source_that_holds_out(values: Any) -> None:
+    values["evalsets"]["mine"] = {"kind": "holdout", "path": "data/images/elsewhere"}
+    with pytest.raises(ParamsError, match=r"images lie in data/images/scenes"):
+        parse_params(values, "params.yaml")
+    values["evalsets"]["mine"]["path"] = "data/images/scenes"
+    with pytest.raises(ParamsError, match=r"needs sources.scenes.held_out_share above 0"):
+        parse_params(values, "params.yaml")
+
+
+def test_entry_of_an_unknown_name() -> None:
+    with pytest.raises(ParamsError, match=r"no captioner 'lava', it has llava; did you mean 'llava'\?"):
+        entry({"llava": 1}, "captioner", "lava")
+
+
+def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="run from the project's top folder"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("train: [1")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return Path(shutil.copy(TOP / "params.yaml", tmp_path / "params.yaml"))
+
+
+@pytest.mark.parametrize("overlay", sorted((TOP / "conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_overlay_of_the_project_fits(overlay: Path, target: Path) -> None:
+    apply_overlays([overlay], [], target)
+    assert load_params(target) != load_params(TOP / "params.yaml")
+
+
+def test_an_overlay_merges_removes_and_keeps_comments(target: Path) -> None:
+    apply_overlays([TOP / "conf/url_table.yaml"], ["train.epochs=2"], target)
+    params = load_params(target)
+    assert list(params.sources) == ["mine"]
+    assert list(params.evalsets) == ["held_out"]
+    assert params.train.epochs == 2
+    assert params.train.batch_size == load_params(TOP / "params.yaml").train.batch_size
+    assert "# consecutive sub-captions" in target.read_text()
+
+
+def test_an_empty_merge_changes_no_byte(target: Path) -> None:
+    apply_overlays([], ["seed_of_nothing=1"][:0], target)
+    assert target.read_text() == (TOP / "params.yaml").read_text()
+
+
+def test_a_bad_overlay_changes_nothing(target: Path) -> None:
+    before = target.read_text()
+    for settings in (["train.epoch=2"], ["train.epochs"], ["train.epochs=-1"]):
+        with pytest.raises(ParamsError):
+            apply_overlays([], settings, target)
+    with pytest.raises(ParamsError, match="is missing"):
+        apply_overlays([target.with_name("none.yaml")], [], target)
+    assert target.read_text() == before
