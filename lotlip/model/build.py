@@ -66,9 +66,7 @@ def _text_tower(settings: Train, tokenizer: LotlipTokenizer) -> tuple[BertConfig
     try:
         config = transformers.AutoConfig.from_pretrained(**location)
         if config.model_type != "bert":
-            raise ModelError(
-                f"The text tower {settings.text_tower} is a {config.model_type!r}; expected 'bert'."
-            )
+            raise ModelError(f"The text tower {settings.text_tower} is a {config.model_type!r}; expected 'bert'.")
         bert, info = BertModel.from_pretrained(**location, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"The text tower {settings.text_tower} cannot be opened: {error}") from error

@@ -62,6 +62,5 @@ class LotlipConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ModelError(f"The text tower is of type {self.text_config.model_type!r}; expected 'bert'.")
         if self.token_limit < self.num_corner_tokens + 3:
             raise ModelError(
-                f"token_limit {self.token_limit} leaves no room for text beside "
-                f"{self.num_corner_tokens} corners."
+                f"token_limit {self.token_limit} leaves no room for text beside {self.num_corner_tokens} corners."
             )

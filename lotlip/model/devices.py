@@ -18,7 +18,5 @@ def open_device(name: str) -> torch.device:
     except RuntimeError:
         raise ParamsError(f"device is {name!r}; expected auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ParamsError(
-            f"device is {name!r} and torch sees {torch.cuda.device_count()} GPUs here: use auto or cpu."
-        )
+        raise ParamsError(f"device is {name!r} and torch sees {torch.cuda.device_count()} GPUs here: use auto or cpu.")
     return device

@@ -93,9 +93,7 @@ def load_image_tower(source: str, revision: str | None = None) -> tuple[Any, Ima
     except (OSError, ValueError) as error:
         raise ModelError(f"The image tower {source} cannot be opened: {error}") from error
     if info["missing_keys"]:
-        raise ModelError(
-            f"The image tower {source} lacks weights: {', '.join(sorted(info['missing_keys']))}."
-        )
+        raise ModelError(f"The image tower {source} lacks weights: {', '.join(sorted(info['missing_keys']))}.")
     return tower, _image_settings(source, tower.config.image_size)
 
 
@@ -117,9 +115,7 @@ def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]
 
 def _kind(model_type: str) -> _Kind:
     if model_type not in _KINDS:
-        raise ModelError(
-            f"An image tower of type {model_type!r} is not known; known are {', '.join(_KINDS)}."
-        )
+        raise ModelError(f"An image tower of type {model_type!r} is not known; known are {', '.join(_KINDS)}.")
     return _KINDS[model_type]
 
 

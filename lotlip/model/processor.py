@@ -60,8 +60,7 @@ class LotlipProcessor:
         """
         if return_tensors != "pt" or padding not in (True, "max_length"):
             raise ShapeError(
-                f"return_tensors={return_tensors!r}, padding={padding!r}: expected 'pt', and True or "
-                "'max_length'."
+                f"return_tensors={return_tensors!r}, padding={padding!r}: expected 'pt', and True or 'max_length'."
             )
         inputs: dict[str, Tensor] = {}
         if text is not None and len(text) > 0:

@@ -52,9 +52,7 @@ class TextTower(nn.Module):
         ids_BL, keep_BL = self._check(ids_BL, mask_BL)
         positions = torch.arange(ids_BL.shape[1], device=ids_BL.device)
         if self.num_corners:
-            ids_BL, keep_BL, positions = (
-                _drop_corners(x, self.num_corners) for x in (ids_BL, keep_BL, positions)
-            )
+            ids_BL, keep_BL, positions = (_drop_corners(x, self.num_corners) for x in (ids_BL, keep_BL, positions))
         states_BRH = self._read(ids_BL, positions, _padding_mask(keep_BL, self._dtype), num_rows=1)
         return self._project(states_BRH)[:, 0]
 

@@ -56,9 +56,7 @@ class LotlipTokenizer:
     the released code; without it such text is escaped into ordinary word pieces.
     """
 
-    def __init__(
-        self, backend: Tokenizer, num_corner_tokens: int, token_limit: int, *, exact: bool = False
-    ) -> None:
+    def __init__(self, backend: Tokenizer, num_corner_tokens: int, token_limit: int, *, exact: bool = False) -> None:
         if token_limit < num_corner_tokens + 3:
             raise ParamsError(
                 f"token_limit is {token_limit}: [CLS], {num_corner_tokens} corner tokens, one token of text "
@@ -66,9 +64,7 @@ class LotlipTokenizer:
             )
         missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
         if missing:
-            raise ModelError(
-                f"The tokenizer's vocabulary lacks {', '.join(missing)}; expected a BERT vocabulary."
-            )
+            raise ModelError(f"The tokenizer's vocabulary lacks {', '.join(missing)}; expected a BERT vocabulary.")
         self.num_corner_tokens = num_corner_tokens
         self.token_limit = token_limit
         self.exact = exact
@@ -190,9 +186,7 @@ class LotlipTokenizer:
             row[: len(values)] = values
         return input_ids, (input_ids != self.pad_id).astype(np.int64)
 
-    def __call__(
-        self, texts: str | Sequence[str], *, pad_to_limit: bool = False
-    ) -> dict[str, NDArray[np.int64]]:
+    def __call__(self, texts: str | Sequence[str], *, pad_to_limit: bool = False) -> dict[str, NDArray[np.int64]]:
         """Encode and pad texts: `input_ids` and `attention_mask`, int64 [B, L]."""
         encoded = self.encode([texts] if isinstance(texts, str) else texts)
         input_ids, attention_mask = self.pad(encoded.ids, self.token_limit if pad_to_limit else None)
@@ -237,9 +231,7 @@ def _template(backend: Tokenizer, num_corner_tokens: int) -> TemplateProcessing:
     return TemplateProcessing(single=f"{' '.join(before)} $A [SEP]", pair=None, special_tokens=tokens)
 
 
-def _find_file(
-    source: str, revision: str | None, names: tuple[str, ...] = ("tokenizer.json", "vocab.txt")
-) -> Path:
+def _find_file(source: str, revision: str | None, names: tuple[str, ...] = ("tokenizer.json", "vocab.txt")) -> Path:
     if Path(source).is_dir():
         for name in names:
             if (Path(source) / name).is_file():

@@ -25,9 +25,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
 
 
-def save_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
+def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write weights that are trained, the optimizer's state and the progress."""
     record = {
         "model": _trained(model),

@@ -141,9 +141,7 @@ def _compute(tower: Any, settings: ImageSettings, manifest: Manifest, shard: Sha
     print(f"image features of {shard.name}: {shard.num_samples} images", flush=True)
     device = next(tower.parameters()).device
     with ShardReader(manifest.path(shard, "tar"), shard.files["tar"].sha256) as reader:
-        parts = [
-            image_features(tower, pixels.to(device)).cpu() for pixels in _pixel_batches(reader, settings)
-        ]
+        parts = [image_features(tower, pixels.to(device)).cpu() for pixels in _pixel_batches(reader, settings)]
         keys = reader.keys
     features = torch.cat(parts) if parts else torch.zeros(0, tower.config.hidden_size)
     with atomic_path(path) as temporary:

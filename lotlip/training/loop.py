@@ -191,9 +191,7 @@ class _Run:
             pixels = self.pixels.batch(batch)
         else:
             pixels = self.features[torch.from_numpy(chosen)]
-        result = train_step(
-            self.model, self.optimizer, input_ids, pixels.to(self.device), self.settings, rate
-        )
+        result = train_step(self.model, self.optimizer, input_ids, pixels.to(self.device), self.settings, rate)
         self.texts.counts["skipped_steps"] += result.skipped
         return result
 
@@ -217,9 +215,7 @@ class _Run:
 def slot_names(num_long: int, corner_tokens: int) -> list[str]:
     """Names of a method's text slots, in METHOD's order: `raw`, `long0_cls`, `long0_corner0`, ..."""
     long = [
-        f"long{k}_{name}"
-        for k in range(num_long)
-        for name in ("cls", *(f"corner{c}" for c in range(corner_tokens)))
+        f"long{k}_{name}" for k in range(num_long) for name in ("cls", *(f"corner{c}" for c in range(corner_tokens)))
     ]
     return ["raw", *long]
 

@@ -48,6 +48,4 @@ class TextSource:
             self._cache.clear()
         new = list(dict.fromkeys(text for text in texts if text not in self._cache))
         encoded = self._tokenizer.encode(new)
-        self._cache.update(
-            zip(new, zip(encoded.ids, encoded.num_tokens, encoded.num_lost, strict=True), strict=True)
-        )
+        self._cache.update(zip(new, zip(encoded.ids, encoded.num_tokens, encoded.num_lost, strict=True), strict=True))

@@ -52,9 +52,7 @@ def test_gradients() -> None:
     inputs = (unit(4, 6), unit(4, 3, 6), torch.tensor(3.0, dtype=torch.float64))
     for tensor in inputs:
         tensor.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda *x: multi_caption_loss(*x, weight_raw=1.5, weight_long=0.5)[0], inputs
-    )
+    assert torch.autograd.gradcheck(lambda *x: multi_caption_loss(*x, weight_raw=1.5, weight_long=0.5)[0], inputs)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,7 @@ def small(num_corner_tokens: int = 2, token_limit: int = 12, exact: bool = False
     "case", REFERENCE["cases"], ids=lambda case: f"{case['num_corner_tokens']}-{case['context_length']}"
 )
 def test_ids_equal_the_released_implementation(case: dict, exact: bool) -> None:
-    tokenizer = LotlipTokenizer(
-        bert_backend(), case["num_corner_tokens"], case["context_length"], exact=exact
-    )
+    tokenizer = LotlipTokenizer(bert_backend(), case["num_corner_tokens"], case["context_length"], exact=exact)
     ids = tokenizer(REFERENCE["texts"], pad_to_limit=True)["input_ids"]
     assert ids.tolist() == case["input_ids"]
 
@@ -98,9 +96,7 @@ def test_the_fast_path_of_cleaning_changes_nothing(text: str) -> None:
     assert _repair(text) == re.sub(r"\s+", " ", slow).strip()
 
 
-@pytest.mark.parametrize(
-    "literal", ["[SEP]", "[CLS]", "[PAD]", "[Corner0]", "&#91;SEP&#93;", "&amp;#91;CLS]"]
-)
+@pytest.mark.parametrize("literal", ["[SEP]", "[CLS]", "[PAD]", "[Corner0]", "&#91;SEP&#93;", "&amp;#91;CLS]"])
 def test_literal_special_tokens_are_escaped_unless_exact(literal: str) -> None:
     special = {*range(5), *small().corner_ids} - {1}  # [UNK] is what unknown words become
     escaped = small(token_limit=30).encode([f"a {literal}. b"]).ids[0][3:-1]
