@@ -187,10 +187,8 @@ class _Run:
     def _step(self, chosen: Any, epoch: int, rate: float) -> StepResult:
         batch = [self.samples[i] for i in chosen]
         input_ids = self.texts.batch(batch, epoch).to(self.device)
-        if self.features is None:
-            pixels = self.pixels.batch(batch)
-        else:
-            pixels = self.features[torch.from_numpy(chosen)]
+        features = self.features
+        pixels = self.pixels.batch(batch) if features is None else features[torch.from_numpy(chosen)]
         result = train_step(self.model, self.optimizer, input_ids, pixels.to(self.device), self.settings, rate)
         self.texts.counts["skipped_steps"] += result.skipped
         return result

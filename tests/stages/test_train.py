@@ -108,7 +108,7 @@ def test_a_second_run_gives_the_same_files(workspace: Path) -> None:
 
 
 def test_errors(workspace: Path) -> None:
-    with pytest.raises(ParamsError, match="no method 'lotlipp'.* it has lit, lit_long, lotlip"):
+    with pytest.raises(ParamsError, match=r"no method 'lotlipp'.* it has lit, lit_long, lotlip"):
         train.main("lotlipp")
     Path("vit").rename("elsewhere")
     with pytest.raises(ModelError, match="image tower vit is not a folder here"):
