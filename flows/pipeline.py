@@ -29,9 +29,7 @@ States = dict[str, State[Any]]
 def _run_name() -> str:
     """What a run is called on Prefect's pages: the stages it was asked for."""
     parameters: dict[str, Any] = flow_run.parameters
-    return " ".join(parameters.get("targets") or ["all stages"]) + (
-        " (forced)" if parameters.get("force") else ""
-    )
+    return " ".join(parameters.get("targets") or ["all stages"]) + (" (forced)" if parameters.get("force") else "")
 
 
 @flow(name="pipeline", flow_run_name=_run_name)
@@ -53,7 +51,7 @@ def pipeline(targets: list[str] | None = None, force: bool = False, track: bool 
             stages = read_stages(root, targets or [], force)
             states = _run_stages(stages, force, load_params().pipeline)
             failed = [state for state in states.values() if not state.is_completed()]
-            return failed[0] if failed else _finish(root, states, track)
+            return Failed(message=failed[0].message) if failed else _finish(root, states, track)
     except LotlipError as error:
         return Failed(message=str(error))
 

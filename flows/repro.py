@@ -135,7 +135,5 @@ def _outcome(stage: str, line: str) -> Outcome | None:
 def _failure(stage: str, status: int, tail: list[str]) -> LotlipError:
     log = "\n".join(tail)
     if "Unable to acquire lock" in log or "is busy, it is being blocked by" in log:
-        return BusyError(
-            f"{stage}: another DVC command works in this folder; run it again when that ends.\n{log}"
-        )
+        return BusyError(f"{stage}: another DVC command works in this folder; run it again when that ends.\n{log}")
     return StageError(f"{stage} failed with exit status {status}. The end of its log:\n{log}")

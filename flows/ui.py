@@ -113,9 +113,7 @@ def _start_prefect(root: Path) -> Server:
     return server
 
 
-def _start(
-    name: str, url: str, health: str, command: Sequence[str], root: Path, environment: dict[str, str]
-) -> Server:
+def _start(name: str, url: str, health: str, command: Sequence[str], root: Path, environment: dict[str, str]) -> Server:
     """Start a module's command with this Python; its output goes to `.work/ui/`."""
     log = root / ".work" / "ui" / f"{name.lower()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
