@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -169,7 +169,7 @@ class Train(Section):
     weight_raw: Annotated[float, Field(ge=0.0)]
     weight_long: Annotated[float, Field(ge=0.0)]
     device: str
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
 
 
 class Method(Section):
@@ -318,11 +318,10 @@ def _descend(section: Any, part: str) -> Any:
             if part == (field.alias or name):
                 return field.annotation
         return None
-    arguments = getattr(section, "__args__", ())
-    if getattr(section, "__origin__", None) is dict:
+    arguments: tuple[Any, ...] = get_args(section)
+    if get_origin(section) is dict:
         return arguments[1]
-    for variant in getattr(arguments[0] if arguments else None, "__args__", arguments):
-        kind = getattr(variant, "model_fields", {}).get("kind")
-        if kind is not None and part in kind.annotation.__args__:
+    for variant in get_args(arguments[0]) if arguments else ():
+        if part in get_args(variant.model_fields["kind"].annotation):
             return variant
     return None

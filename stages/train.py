@@ -14,6 +14,7 @@ def main(name: str) -> None:
     from lotlip.data.manifest import read_manifest
     from lotlip.data.samples import join_samples
     from lotlip.records import write_json
+    from lotlip.tracking import follow_training
     from lotlip.training.callbacks import Callback, ConsoleProgress, EventLog
     from lotlip.training.loop import train, write_curve
 
@@ -27,7 +28,8 @@ def main(name: str) -> None:
         ConsoleProgress(f"train {name}"),
         EventLog(Path(".work/events/train") / f"{name}.jsonl"),
     ]
-    result = train(samples, images, params.train, method, Path("models") / name, Path(".work"), callbacks)
+    with follow_training(name, params):
+        result = train(samples, images, params.train, method, Path("models") / name, Path(".work"), callbacks)
     write_curve(reports / f"{name}.csv", result.curve)
     write_json(reports / f"{name}.json", {**counts, **result.metrics})
 

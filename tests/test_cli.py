@@ -39,7 +39,9 @@ def test_help_of_a_command(command: str) -> None:
 def test_heavy_packages_wait_for_their_command() -> None:
     """What makes a start slow is never imported for it: torch alone takes seconds."""
     code = "import sys, lotlip.cli; print(*sorted(sys.modules))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     heavy = {"torch", "transformers", "mlflow", "prefect", "great_expectations", "webdataset", "pandas", "pyarrow"}
     assert not loaded & heavy
 

@@ -49,9 +49,7 @@ def open_session(settings: Download) -> aiohttp.ClientSession:
     )
 
 
-async def with_retries(
-    attempt: Callable[[], Awaitable[Result]], slots: asyncio.Semaphore, num_retries: int
-) -> Result:
+async def with_retries(attempt: Callable[[], Awaitable[Result]], slots: asyncio.Semaphore, num_retries: int) -> Result:
     """Call `attempt` until it succeeds, at most 1 + `num_retries` times.
 
     A slot is held during an attempt and free during the pause before the next, which is exponential with

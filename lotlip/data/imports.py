@@ -36,9 +36,7 @@ def find_tars(source: ShardsSource) -> list[Path]:
     """
     tars = sorted(source.path.glob("*.tar")) if source.path.is_dir() else []
     if not tars:
-        raise DataError(
-            f"{source.path} has no *.tar: expected a folder of img2dataset shards (`path` in params.yaml)."
-        )
+        raise DataError(f"{source.path} has no *.tar: expected a folder of img2dataset shards (`path` in params.yaml).")
     return tars
 
 
@@ -95,9 +93,7 @@ def _import_tar(
         return mark_finished(folder, name, len(samples), rows)
 
 
-def _pictures(
-    reader: ShardReader, max_pixels: int, threads: ThreadPoolExecutor
-) -> Iterator[tuple[str, Picture | str]]:
+def _pictures(reader: ShardReader, max_pixels: int, threads: ThreadPoolExecutor) -> Iterator[tuple[str, Picture | str]]:
     """Yield every key with its checked picture, or the reason why there is none."""
 
     def check(data: bytes) -> Picture | str:
@@ -167,9 +163,7 @@ def _check_stats(tar: Path, num_samples: int) -> None:
     path = tar.with_name(f"{tar.stem}_stats.json")
     expected = read_json(path).get("successes", num_samples) if path.is_file() else num_samples
     if expected != num_samples:
-        raise DataError(
-            f"Shard {tar} holds {num_samples} samples, {path.name} says {expected}: copy the shard again."
-        )
+        raise DataError(f"Shard {tar} holds {num_samples} samples, {path.name} says {expected}: copy the shard again.")
 
 
 def _url(reader: ShardReader, key: str) -> str | None:

@@ -131,9 +131,7 @@ def _draw_run(pieces: list[str], run_length: int, rng: random.Random) -> str:
     return join_sub_captions(pieces[start : start + run_length])
 
 
-def _exclusion(
-    row: dict[str, str], share: float, kept_back: set[str], rejected: set[tuple[str, str]]
-) -> str | None:
+def _exclusion(row: dict[str, str], share: float, kept_back: set[str], rejected: set[tuple[str, str]]) -> str | None:
     key = row["key"]
     if is_held_out(key, share):
         return "held_out"

@@ -117,9 +117,7 @@ def _index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 members[key][extension] = (member.offset_data, member.size)
             _check_end(path, tar.offset)
     except (tarfile.TarError, OSError) as error:
-        raise DataError(
-            f"Shard {path} cannot be read as a tar ({error}): it is truncated or damaged."
-        ) from error
+        raise DataError(f"Shard {path} cannot be read as a tar ({error}): it is truncated or damaged.") from error
     return members
 
 

@@ -87,9 +87,7 @@ def token_counter(tokenizer: str, revision: str | None = None) -> CountTokens:
     try:
         loaded = AutoTokenizer.from_pretrained(tokenizer, revision=revision or "main")
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"Tokenizer {tokenizer} cannot be loaded: expected a folder or a hub id ({error})."
-        ) from error
+        raise DataError(f"Tokenizer {tokenizer} cannot be loaded: expected a folder or a hub id ({error}).") from error
 
     def count(texts: Sequence[str]) -> list[int]:
         ids = loaded(list(texts), add_special_tokens=False, verbose=False)["input_ids"]

@@ -66,9 +66,7 @@ def _csv_rows(path: Path) -> Iterator[list[bytes]]:
             ) from None
 
 
-def _text_pairs(
-    path: Path, rows: Iterator[list[bytes]], columns: tuple[str | int, str | int]
-) -> Iterator[Pair]:
+def _text_pairs(path: Path, rows: Iterator[list[bytes]], columns: tuple[str | int, str | int]) -> Iterator[Pair]:
     first = next(rows, None)
     if first is None:
         return
@@ -115,9 +113,7 @@ def _parquet_name(column: str | int, names: list[str], path: Path) -> str:
 def _check_text(field: object, path: Path) -> None:
     kind = str(getattr(field, "type", field))
     if not any(word in kind for word in ("string", "binary")):
-        raise DataError(
-            f"Table {path}: column {getattr(field, 'name', field)!r} holds {kind}; expected text."
-        )
+        raise DataError(f"Table {path}: column {getattr(field, 'name', field)!r} holds {kind}; expected text.")
 
 
 def _find(name: str, names: list[str], path: Path) -> int:

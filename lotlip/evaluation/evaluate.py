@@ -50,9 +50,7 @@ class Encoder:
             ids, mask = (torch.from_numpy(array) for array in tokenizer.pad([encoded.ids[i] for i in batch]))
             parts.append(self.model.get_text_features(ids.to(self.device), mask.to(self.device)))
         embeddings = normalize(torch.cat(parts).float(), dim=-1)
-        return torch.empty_like(embeddings).index_copy_(
-            0, torch.tensor(order, device=self.device), embeddings
-        )
+        return torch.empty_like(embeddings).index_copy_(0, torch.tensor(order, device=self.device), embeddings)
 
     @torch.no_grad()
     def images(self, files: Sequence[Path]) -> Tensor:

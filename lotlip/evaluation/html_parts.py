@@ -86,9 +86,7 @@ def table(
         cells = "".join(f"<td{kinds.get(i, '')}>{cell(value)}</td>" for i, value in enumerate(row))
         body.append(f'<tr class="{kind}">{cells}</tr>' if kind else f"<tr>{cells}</tr>")
     joined = "\n".join(body)
-    return Markup(
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{joined}</tbody></table></div>'
-    )
+    return Markup(f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{joined}</tbody></table></div>')
 
 
 def picture(png: bytes, says: str) -> Markup:

@@ -35,9 +35,7 @@ def data_losses(results: Results) -> list[DataLoss]:
 def _download(results: Results) -> Iterator[DataLoss]:
     for name, report in results.download.items():
         lost = report["requested"] - report["success"]
-        yield DataLoss(
-            f"download@{name}", "images not fetched", lost, report["requested"], _why(report["errors"])
-        )
+        yield DataLoss(f"download@{name}", "images not fetched", lost, report["requested"], _why(report["errors"]))
 
 
 def _captions(results: Results) -> Iterator[DataLoss]:
@@ -53,9 +51,7 @@ def _validation(results: Results) -> Iterator[DataLoss]:
     groups |= {f"long texts by {name}": verdict for name, verdict in results.validate["long"].items()}
     for what, verdict in groups.items():
         total = verdict["kept"] + verdict["rejected"]
-        yield DataLoss(
-            "validate", f"{what} rejected", verdict["rejected"], total, _why(verdict["rejected_by"])
-        )
+        yield DataLoss("validate", f"{what} rejected", verdict["rejected"], total, _why(verdict["rejected_by"]))
 
 
 def _training(results: Results) -> Iterator[DataLoss]:
@@ -66,9 +62,7 @@ def _training(results: Results) -> Iterator[DataLoss]:
         yield DataLoss(stage, "texts cut at the token limit", truncated, seen)
         pairs = int(report["pairs_seen"] + report["dropped_pairs"])
         yield DataLoss(stage, "pairs that fill no batch", int(report["dropped_pairs"]), pairs)
-        yield DataLoss(
-            stage, "steps skipped (not finite)", int(report["skipped_steps"]), int(report["steps"])
-        )
+        yield DataLoss(stage, "steps skipped (not finite)", int(report["skipped_steps"]), int(report["steps"]))
         if results.params.methods[name].num_long:
             samples = int(report["num_samples"])
             yield DataLoss(stage, "samples without a long text", int(report["without_long"]), samples)

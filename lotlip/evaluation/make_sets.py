@@ -90,9 +90,7 @@ def write_evalset(folder: Path, texts: str, items: Iterable[Item]) -> dict[str, 
                 num_skipped += 1
                 continue
             if item.name in names:
-                raise DataError(
-                    f"{folder}: two images are called {item.name}; names must be unique in a set."
-                )
+                raise DataError(f"{folder}: two images are called {item.name}; names must be unique in a set.")
             names.add(item.name)
             (staging / "images" / item.name).write_bytes(item.image)
             target = {"label": item.label} if is_classes else {"texts": list(item.texts)}

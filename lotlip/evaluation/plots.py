@@ -50,12 +50,8 @@ def bar_chart(table: Table) -> bytes:
             axes.bar_label(bars, fmt="%.1f", fontsize=8.5, padding=1.5, color="#444")
     for j, chance in enumerate(head.chance):
         label = "chance" if j == 0 else None
-        axes.hlines(
-            chance, j - 0.44, j + 0.44, color="#222", linestyle=(0, (3, 2)), linewidth=1.1, label=label
-        )
-    axes.set_xticks(
-        range(len(head.columns)), ["\n".join(column.title.split(" ", 1)) for column in head.columns]
-    )
+        axes.hlines(chance, j - 0.44, j + 0.44, color="#222", linestyle=(0, (3, 2)), linewidth=1.1, label=label)
+    axes.set_xticks(range(len(head.columns)), ["\n".join(column.title.split(" ", 1)) for column in head.columns])
     axes.set_ylabel("right at first place (%)")
     axes.set_ylim(0, min(108.0, 1.25 * max(5.0, *head.best())))
     _tidy(axes)
@@ -66,9 +62,7 @@ def bar_chart(table: Table) -> bytes:
 def curve_chart(curves: Mapping[str, Curve]) -> bytes:
     """Losses and logit scale against optimizer steps, a line a method."""
     colours = method_colours(curves)
-    shown = {
-        key: says for key, says in _CURVES.items() if any(key in row for c in curves.values() for row in c)
-    }
+    shown = {key: says for key, says in _CURVES.items() if any(key in row for c in curves.values() for row in c)}
     figure = _figure(max(8.0, 3.7 * len(shown)), 3.5)
     for i, (key, says) in enumerate(shown.items()):
         axes = figure.add_subplot(1, len(shown), i + 1)
@@ -81,9 +75,7 @@ def curve_chart(curves: Mapping[str, Curve]) -> bytes:
         if key.startswith("loss"):
             axes.set_ylim(bottom=0)
         _tidy(axes)
-    figure.legend(
-        *_one_handle_a_method(figure), ncols=5, frameon=False, loc="outside lower left", borderaxespad=0.2
-    )
+    figure.legend(*_one_handle_a_method(figure), ncols=5, frameon=False, loc="outside lower left", borderaxespad=0.2)
     return _png(figure)
 
 

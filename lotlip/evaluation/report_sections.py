@@ -50,10 +50,7 @@ def training_section(results: Results, chart: bytes) -> Markup:
         "texts_seen": "texts seen",
         "trained_parameters": "trained parameters",
     }
-    rows = [
-        [_method(results, name), *(report.get(key) for key in columns)]
-        for name, report in results.train.items()
-    ]
+    rows = [[_method(results, name), *(report.get(key) for key in columns)] for name, report in results.train.items()]
     batch = results.params.train.batch_size
     return section(
         "training",
@@ -120,9 +117,7 @@ def settings_section(results: Results) -> Markup:
         f"<details><summary>{cell(name)}</summary>{_key_values(group.model_dump(mode='json'))}</details>"
         for name, group in groups.items()
     ]
-    return section(
-        "settings", "Settings", table(["method", *(key.replace("_", " ") for key in keys)], rows), *folds
-    )
+    return section("settings", "Settings", table(["method", *(key.replace("_", " ") for key in keys)], rows), *folds)
 
 
 def _values(compared: Table) -> Markup:
@@ -130,9 +125,7 @@ def _values(compared: Table) -> Markup:
     colours = method_colours(compared.rows)
     rows: list[list[Any]] = []
     for name, values in compared.rows.items():
-        shown = [
-            Markup(f"<b>{v:.1f}</b>" if v == top else f"{v:.1f}") for v, top in zip(values, best, strict=True)
-        ]
+        shown = [Markup(f"<b>{v:.1f}</b>" if v == top else f"{v:.1f}") for v, top in zip(values, best, strict=True)]
         rows.append([_dot(name, colours[name]), *shown])
     rows.append([CHANCE, *(f"{value:.1f}" for value in compared.chance)])
     header = ["method", *(column.title for column in compared.columns)]

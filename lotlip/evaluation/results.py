@@ -70,10 +70,6 @@ def _read_curve(path: Path, method: str) -> Curve:
         raise DataError(f"{path} is missing: run `dvc repro train@{method}`.")
     with path.open(newline="") as file:
         try:
-            return [
-                {name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)
-            ]
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
         except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{path} is not a training curve ({error}): run `dvc repro -f train@{method}`."
-            ) from None
+            raise DataError(f"{path} is not a training curve ({error}): run `dvc repro -f train@{method}`.") from None

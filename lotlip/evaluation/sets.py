@@ -43,8 +43,7 @@ def read_evalset(folder: Path) -> EvalSet:
     missing = [image for image in images if not image.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images of {folder} are missing, first {missing[0].name}. "
-            f"{_again(folder)}"
+            f"{len(missing)} of {len(images)} images of {folder} are missing, first {missing[0].name}. {_again(folder)}"
         )
     return EvalSet(
         name=folder.name,
@@ -75,9 +74,7 @@ def _read_rows(path: Path, task: Task, num_classes: int) -> list[dict[str, Any]]
             good = False
         if not good or not isinstance(row.get("image"), str):
             wanted = f"'label' below {num_classes}" if task == "classification" else "a list 'texts'"
-            raise DataError(
-                f"{path}, line {number}: expected an object with 'image' and {wanted}, got {line[:80]}"
-            )
+            raise DataError(f"{path}, line {number}: expected an object with 'image' and {wanted}, got {line[:80]}")
         rows.append(row)
     return rows
 

@@ -164,9 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights/vit"))
     parser.add_argument("--card", type=Path, default=Path("lotlip/sample/cards/vit.json"))
     options = parser.parse_args()
-    model = train(
-        options.steps, options.batch_size, options.patch, options.width, options.layers, options.rate
-    )
+    model = train(options.steps, options.batch_size, options.patch, options.width, options.layers, options.rate)
     result = evaluate(model)
     print(json.dumps(result, indent=2))
     model.tower.half().save_pretrained(options.out)  # type: ignore[operator]

@@ -32,9 +32,7 @@ def summarise(tables: Frames, reasons: Frames, results: list[SuiteResult]) -> di
     return {
         "images": _images(tables["image"], reasons["image"]),
         "raw": _texts(tables["raw"], reasons["raw"]),
-        "long": {
-            name: _texts(tables[name], reasons[name]) for name in tables if name not in ("image", "raw")
-        },
+        "long": {name: _texts(tables[name], reasons[name]) for name in tables if name not in ("image", "raw")},
         "expectations": {"evaluated": evaluated, "passed": evaluated - len(failed), "failed": len(failed)},
         "failed": failed,
     }
@@ -57,9 +55,7 @@ def check_summary(summary: dict[str, Any], on_breach: Literal["fail", "report"])
         lines.append(f"- {one['suite']}: {one['says']} is {_number(one['measured'])}, {one['limit']}")
         lines.append(f"  {_remedy(one)}")
         lines += [f"    {row}" for row in one["worst"]]
-    lines.append(
-        "What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more."
-    )
+    lines.append("What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more.")
     is_damaged = any(one["params"] is None for one in failed)
     if on_breach == "report" and not is_damaged:
         print("warning: " + "\n".join(lines), flush=True)

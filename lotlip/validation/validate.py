@@ -57,9 +57,7 @@ def judge_rows(
     """Build the tables and apply the row rules: both by subject ("image", "raw", then captioners)."""
     taken = {"image", "raw", "index"} & set(captions)
     if taken:
-        raise ParamsError(
-            f"A captioner may not be named {', '.join(taken)}: validation uses that name itself."
-        )
+        raise ParamsError(f"A captioner may not be named {', '.join(taken)}: validation uses that name itself.")
     count_tokens = open_token_counter(rules.tokenizer, rules.tokenizer_revision)
     shards = {shard.name: shard for manifest in images for shard in manifest.shards}
     table = image_table(images)

@@ -31,9 +31,7 @@ def settings(**changes: Any) -> Download:
 def tsv_source(path: Path, rows: list[tuple[str, str]], prefix: str = "") -> UrlTableSource:
     """A headerless `caption<TAB>url` file as CC3M's."""
     path.write_text("".join(f"{caption}\t{url}\n" for url, caption in rows), encoding="utf-8")
-    return UrlTableSource(
-        kind="url_table", path=path, format="tsv", url_column=1, caption_column=0, url_prefix=prefix
-    )
+    return UrlTableSource(kind="url_table", path=path, format="tsv", url_column=1, caption_column=0, url_prefix=prefix)
 
 
 def image_folder(folder: Path, shards: dict[str, list[Row]]) -> Manifest:

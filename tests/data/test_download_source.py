@@ -52,9 +52,7 @@ def test_rows_become_shards_in_the_order_of_the_table(tmp_path: Path) -> None:
         ("web-00002", 1),
     ]
     table = _rows(tmp_path / "out")
-    assert [(row.caption, row.sha256) for row in table] == [
-        (f"picture {i}", sha256_bytes(jpeg(i))) for i in range(9)
-    ]
+    assert [(row.caption, row.sha256) for row in table] == [(f"picture {i}", sha256_bytes(jpeg(i))) for i in range(9)]
     samples = list(as_webdataset(manifest))
     assert [sample["jpg"] for sample in samples] == [jpeg(i) for i in range(9)]
     assert json.loads(samples[3]["json"]) == {
@@ -160,10 +158,7 @@ def test_real_pictures_of_three_formats_come_through(tmp_path: Path) -> None:
     assert (report["requested"], report["success"]) == (45, 45)
     manifest = read_manifest(tmp_path / "out", "images")
     found = Counter(
-        extension
-        for sample in as_webdataset(manifest)
-        for extension in ("jpg", "png", "webp")
-        if extension in sample
+        extension for sample in as_webdataset(manifest) for extension in ("jpg", "png", "webp") if extension in sample
     )
     assert found == Counter(line.partition("\t")[0].rpartition(".")[2] for line in lines)
     assert len(found) == 3

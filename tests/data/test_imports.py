@@ -62,9 +62,7 @@ def bring_in(tmp_path: Path, **changes: Any) -> tuple[dict[str, Any], list[Row]]
 
 
 def test_good_tars_are_taken_byte_by_byte_with_a_row_for_every_sample(tmp_path: Path) -> None:
-    write_shard(
-        tmp_path / "in", "00000", [("000000000", jpeg(1), b"cap 000000000"), ("000000002", jpeg(2), b"two")]
-    )
+    write_shard(tmp_path / "in", "00000", [("000000000", jpeg(1), b"cap 000000000"), ("000000002", jpeg(2), b"two")])
     told = [
         ("000000000", "success", None),
         ("000000001", "failed_to_download", "HTTP Error 404: Not Found"),

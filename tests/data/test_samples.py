@@ -105,9 +105,7 @@ SAMPLES = st.builds(
 
 
 @given(SAMPLES, st.integers(0, 4), st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
-def test_draws_are_runs_of_the_pool(
-    sample: Sample, num_long: int, run_length: int, seed: int, epoch: int
-) -> None:
+def test_draws_are_runs_of_the_pool(sample: Sample, num_long: int, run_length: int, seed: int, epoch: int) -> None:
     texts = draw_texts(sample, num_long, run_length, seed, epoch)
     assert texts == draw_texts(sample, num_long, run_length, seed, epoch)
     assert len(texts) == 1 + num_long
@@ -119,9 +117,7 @@ def test_draws_are_runs_of_the_pool(
             assert text == sample.raw
             continue
         assert any(
-            run == pieces[i : i + run_length]
-            for pieces in pools
-            for i in range(max(1, len(pieces) - run_length + 1))
+            run == pieces[i : i + run_length] for pieces in pools for i in range(max(1, len(pieces) - run_length + 1))
         )
 
 

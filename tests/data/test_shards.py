@@ -13,9 +13,7 @@ from tests.data.folders import image_folder, image_row
 
 
 def three_samples(path: Path) -> Path:
-    samples = [
-        {"__key__": f"k{i}", "jpg": bytes([i]) * 700, "txt": b"a dog", "json": b"{}"} for i in range(3)
-    ]
+    samples = [{"__key__": f"k{i}", "jpg": bytes([i]) * 700, "txt": b"a dog", "json": b"{}"} for i in range(3)]
     assert write_tar(path, samples) == 3
     return path
 

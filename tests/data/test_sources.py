@@ -46,8 +46,7 @@ def test_named_columns_of_tsv_csv_and_parquet_give_the_same_requests(tmp_path: P
     columns = {"url": [u for u, _ in rows], "text": [c for _, c in rows], "n": [1, 2]}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     results = [
-        list(read_requests(table(tmp_path / f"t.{kind}", kind, "url", "text")))
-        for kind in ("tsv", "csv", "parquet")
+        list(read_requests(table(tmp_path / f"t.{kind}", kind, "url", "text"))) for kind in ("tsv", "csv", "parquet")
     ]
     assert results[0] == results[1] == results[2]
     assert [(r.url, r.caption) for r in results[0]] == rows

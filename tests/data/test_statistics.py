@@ -34,9 +34,7 @@ def test_nothing_to_count() -> None:
 
 def test_image_folder_counts_raw_captions_of_successes(tmp_path: Path) -> None:
     failed = Row("c", "http://a", "failed_to_download", "HTTP 404", "lost. lost")
-    image_folder(
-        tmp_path / "i", {"s-00000": [image_row("a", "One. Two"), failed], "s-00001": [image_row("b", "")]}
-    )
+    image_folder(tmp_path / "i", {"s-00000": [image_row("a", "One. Two"), failed], "s-00001": [image_row("b", "")]})
     statistics = folder_statistics(tmp_path / "i")
     assert (statistics["images"], statistics["texts"], statistics["sub_captions_per_text"]) == (2, 1, 2.0)
     assert folder_statistics(tmp_path / "i" / "manifest.json") == statistics
@@ -80,9 +78,7 @@ def test_other_paths_are_refused(tmp_path: Path) -> None:
 def test_wordpiece_tokens_without_special_tokens(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "##s", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
-    (tmp_path / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "BertTokenizer", "do_lower_case": true}'
-    )
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     count = token_counter(str(tmp_path))
     assert list(count(["A dog.", "dogs", ""])) == [3, 2, 0]
 

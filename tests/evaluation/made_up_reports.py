@@ -129,11 +129,7 @@ def train_report(name: str) -> dict[str, Any]:
 
 def curve(name: str) -> str:
     has_long = name != "lit"
-    lines = [
-        "step,epoch,loss,loss_raw,"
-        + ("loss_long," if has_long else "")
-        + "logit_scale,learning_rate,grad_norm"
-    ]
+    lines = ["step,epoch,loss,loss_raw," + ("loss_long," if has_long else "") + "logit_scale,learning_rate,grad_norm"]
     for step in range(2, 181, 2):
         raw = 1.9 + 3.4 * math.exp(-step / 40)
         long = f"{1.1 + 4.2 * math.exp(-step / 25):.5f}," if has_long else ""
@@ -147,9 +143,7 @@ def evaluate_report(long: float, short: float, top1: float) -> dict[str, Any]:
         ranks = {"i2t_r1": first, "i2t_r5": first + 20, "i2t_r10": first + 28}
         ranks |= {"t2i_r1": first - 4, "t2i_r5": first + 17, "t2i_r10": first + 26}
         medians = {"i2t_median_rank": 1.0, "t2i_median_rank": 1.5}
-        return (
-            ranks | medians | {"tied_queries": 3, "images": 300, "texts": texts, "truncated_text_share": 0.0}
-        )
+        return ranks | medians | {"tied_queries": 3, "images": 300, "texts": texts, "truncated_text_share": 0.0}
 
     classes = {"top1": top1, "top5": 60.0, "tied_queries": 0, "images": 300, "classes": 64}
     return {

@@ -39,8 +39,7 @@ def test_retrieval_equals_one_by_one(model_folder: Path, tmp_path: Path, batch_s
     with torch.no_grad():
         texts = [model.get_text_features(**processor(text=[text]))[0] for text in evalset.texts]
         images = [
-            model.get_image_features(processor(images=[Image.open(path)])["pixel_values"])[0]
-            for path in evalset.images
+            model.get_image_features(processor(images=[Image.open(path)])["pixel_values"])[0] for path in evalset.images
         ]
     scores = torch.stack(images) @ torch.stack(texts).T
     i2t = [bool(scores[i].argmax() // 5 == i) for i in range(7)]

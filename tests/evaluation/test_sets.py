@@ -38,9 +38,7 @@ def test_long_texts_are_normalised_reference_descriptions(tmp_path: Path) -> Non
     with Image.open(evalset.images[3]) as image:
         assert image.convert("RGB").tobytes() == scenes.render(scenes.make_scene(5, 3)).tobytes()
     assert report["num_images"] == report["num_texts"] == 6
-    assert report["sub_captions_per_text"] == pytest.approx(
-        sum(t.count(".") for t in references) / 6, abs=1e-4
-    )
+    assert report["sub_captions_per_text"] == pytest.approx(sum(t.count(".") for t in references) / 6, abs=1e-4)
     assert report["characters_per_text"] == pytest.approx(sum(len(t) - 1 for t in references) / 6, abs=1e-4)
     assert json.loads((tmp_path / "long" / "set.json").read_text())["normalize_long"] is True
 
@@ -66,12 +64,8 @@ def test_classes(tmp_path: Path) -> None:
 def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_evalset(tmp_path / name, "short", scene_items(scenes_set("short", 3)))
-    first = {
-        p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()
-    }
-    again = {
-        p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()
-    }
+    first = {p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    again = {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
     assert first == again
     assert len(first) == 5
 

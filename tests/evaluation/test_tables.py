@@ -40,9 +40,7 @@ def test_csv_has_a_row_a_method_and_one_for_chance(tmp_path: Path) -> None:
 def test_markdown_bolds_the_best_of_each_column_ties_included(tmp_path: Path) -> None:
     table = comparison(read_results(write_reports(tmp_path), tmp_path)).headline()
     lines = to_markdown(table).splitlines()
-    assert (
-        lines[0] == "| method | long I2T R@1 | long T2I R@1 | short I2T R@1 | short T2I R@1 | classes top-1 |"
-    )
+    assert lines[0] == "| method | long I2T R@1 | long T2I R@1 | short I2T R@1 | short T2I R@1 | classes top-1 |"
     assert lines[2] == "| lit | 30.0 | 26.0 | 60.0 | 56.0 | **25.0** |"
     assert lines[4] == "| lotlip | **66.0** | **62.0** | **61.5** | **57.5** | **25.0** |"
     assert lines[5] == "| *chance* | *0.3* | *0.3* | *0.3* | *0.3* | *1.6* |"
@@ -119,9 +117,7 @@ def test_report_on_other_sets_names_its_stage(tmp_path: Path) -> None:
 
 
 def test_every_loss_is_counted(tmp_path: Path) -> None:
-    losses = {
-        (loss.where, loss.what): loss for loss in data_losses(read_results(write_reports(tmp_path), tmp_path))
-    }
+    losses = {(loss.where, loss.what): loss for loss in data_losses(read_results(write_reports(tmp_path), tmp_path))}
     fetched = losses["download@scenes", "images not fetched"]
     assert (fetched.count, fetched.total, fetched.share) == (110, 2000, 0.055)
     assert fetched.why == "HTTP 404: 90, timeout: 10, truncated image: 8, too large: 2"

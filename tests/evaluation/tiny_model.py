@@ -16,9 +16,7 @@ def save_tiny_model(folder: Path, token_limit: int = 24) -> Path:
     """Write a model of a few thousand weights; its vocabulary comes from some of the sample's texts."""
     backend = BertWordPieceTokenizer(lowercase=True)
     all_scenes = [scenes.make_scene(9, i) for i in range(30)]
-    texts = [
-        text for scene in all_scenes for text in (*scenes.short_captions(scene), scenes.long_caption(scene))
-    ]
+    texts = [text for scene in all_scenes for text in (*scenes.short_captions(scene), scenes.long_caption(scene))]
     backend.train_from_iterator(texts, vocab_size=400, show_progress=False)
     tokenizer = LotlipTokenizer(backend._tokenizer, num_corner_tokens=2, token_limit=token_limit)
     torch.manual_seed(0)

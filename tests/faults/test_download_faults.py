@@ -79,9 +79,7 @@ def test_every_fault_becomes_a_row_with_its_reason_and_the_counts_add_up(tmp_pat
         assert (row.status, row.url, (row.error or "")[: len(error or "")]) == (status, row.url, error or "")
     assert [row.caption for row in rows[: len(FAULTS)]] == [f"at {path}" for path in FAULTS]
     assert len({row.key for row in rows}) == len(rows) == report["requested"]
-    counted = sum(
-        report[status] for status in ("success", "failed_to_download", "failed_to_decode", "rejected")
-    )
+    counted = sum(report[status] for status in ("success", "failed_to_download", "failed_to_decode", "rejected"))
     assert counted == report["requested"]
     assert sum(report["errors"].values()) == report["requested"] - report["success"]
     assert report["errors"]["timeout"] == report["errors"]["too many bytes"] == 2
@@ -127,9 +125,7 @@ def test_private_hosts_are_refused_by_address_and_by_name(tmp_path: Path) -> Non
         assert not server.hits
 
 
-def test_a_redirect_to_a_private_address_is_refused_at_its_hop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redirect_to_a_private_address_is_refused_at_its_hop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 plays the public server, 127.0.0.2 the private one: only the rule is moved, not the check."""
     monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
     with running_server("127.0.0.1") as public, running_server("127.0.0.2") as private:
@@ -266,9 +262,7 @@ def check_every_boundary(tmp_path: Path, run: Callable[[Path, Path], None], most
 def test_killed_at_every_write_boundary_rendering_gives_the_same_bytes(tmp_path: Path) -> None:
     source = ScenesSource(kind="scenes", path=Path("scenes.py"), num_images=2, seed=3)
     chosen = settings(shard_size=2)
-    steps = check_every_boundary(
-        tmp_path, lambda out, work: download_source(source, "web", chosen, out, work), 60
-    )
+    steps = check_every_boundary(tmp_path, lambda out, work: download_source(source, "web", chosen, out, work), 60)
     assert steps > 10
 
 
@@ -277,9 +271,7 @@ def test_killed_at_every_write_boundary_a_download_gives_the_same_bytes(tmp_path
         rows = [("ok/1", "a"), ("status/404", "b"), ("ok/2", "c"), ("ok/2", "c")]
         source = tsv_source(tmp_path / "t.tsv", rows, server.url)
         chosen = settings(shard_size=2)
-        steps = check_every_boundary(
-            tmp_path, lambda out, work: download_source(source, "web", chosen, out, work), 60
-        )
+        steps = check_every_boundary(tmp_path, lambda out, work: download_source(source, "web", chosen, out, work), 60)
     assert steps > 15
 
 

@@ -37,9 +37,7 @@ def test_stage_writes_dataset_and_report(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "download scenes: 5 of 5 rows in 1 shards" in done.stdout
     report = json.loads((project / "reports" / "download" / "scenes.json").read_text())
-    assert (
-        read_manifest(project / "data" / "images" / "scenes", "images").num_samples == report["success"] == 5
-    )
+    assert read_manifest(project / "data" / "images" / "scenes", "images").num_samples == report["success"] == 5
     assert report["raw"] == {
         "images": 5,
         "texts": 5,

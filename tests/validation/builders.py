@@ -75,10 +75,7 @@ def write_images(folder: Path, shards: dict[str, list[dict[str, Any]]]) -> Manif
     for name, rows in shards.items():
         (folder / f"{name}.tar").write_text(f"tar of {name} in {folder.name}")
         pq.write_table(pa.Table.from_pylist(rows, IMAGE_SCHEMA), folder / f"{name}.parquet")
-        files = {
-            role: describe_file(folder, f"{name}.{end}")
-            for role, end in (("tar", "tar"), ("table", "parquet"))
-        }
+        files = {role: describe_file(folder, f"{name}.{end}") for role, end in (("tar", "tar"), ("table", "parquet"))}
         entries.append(Shard(name, sum(row["status"] == "success" for row in rows), files))
     return write_manifest(folder, "images", entries)
 

@@ -49,9 +49,7 @@ def drop_rows(dataset: Dataset, number: int) -> None:
 
 
 def double_rows(dataset: Dataset, number: int) -> None:
-    dataset.longs[:number] = [
-        long(f"k{i:02}", text=f"{LONG} {word}.") for i in range(number) for word in "xy"
-    ]
+    dataset.longs[:number] = [long(f"k{i:02}", text=f"{LONG} {word}.") for i in range(number) for word in "xy"]
 
 
 def rename(dataset: Dataset, number: int) -> None:
@@ -84,9 +82,7 @@ CASES: list[tuple[str, Change, int, dict[tuple[str, str], float]]] = [
 
 
 @pytest.mark.parametrize(("name", "change", "most", "expected"), CASES, ids=[case[0] for case in CASES])
-def test_limits(
-    dataset: Dataset, name: str, change: Change, most: int, expected: dict[tuple[str, str], float]
-) -> None:
+def test_limits(dataset: Dataset, name: str, change: Change, most: int, expected: dict[tuple[str, str], float]) -> None:
     if most:
         change(dataset, most)
         assert dataset.judge()["failed"] == []
@@ -141,9 +137,7 @@ def test_photos_captioned_by_a_model_that_knows_only_scenes_fail_the_recall(
     lines = str(error.value).splitlines()
     assert lines[1] == "- llava: mean raw-word recall is 0, at least 0.5 is allowed"
     assert "change validate.long.min_raw_word_recall in params.yaml" in lines[2]
-    assert lines[3].startswith(
-        "    'k00' of s-00000: raw_word_recall 0, raw 'two dogs', text 'A red circle lies"
-    )
+    assert lines[3].startswith("    'k00' of s-00000: raw_word_recall 0, raw 'two dogs', text 'A red circle lies")
     assert len([line for line in lines if line.startswith("    ")]) == 3
 
 

@@ -113,9 +113,7 @@ def test_captions_of_other_images_are_refused(dataset: Dataset) -> None:
     other = Dataset(dataset.folder / "other", dataset.rules)
     other.images[0]["key"] = "k0x"
     others, _ = other.write()
-    with pytest.raises(
-        DataError, match=r"captions 1 keys that are not in the tar \(k00\).*repro recaption@llava"
-    ):
+    with pytest.raises(DataError, match=r"captions 1 keys that are not in the tar \(k00\).*repro recaption@llava"):
         judge_rows([others], {"llava": captions}, dataset.rules)
     (images.folder / "s-00000.parquet").write_bytes(b"other bytes")
     with pytest.raises(DataError, match="is damaged or was changed"):

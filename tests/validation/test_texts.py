@@ -25,9 +25,7 @@ def test_tokens_are_word_pieces_without_specials_padding_or_truncation(tokenizer
 def test_a_tokenizer_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"validate.tokenizer: .* has no tokenizer.json"):
         open_token_counter(str(tmp_path), None)
-    with pytest.raises(
-        DataError, match=r"'lotlip/sample/none' is no folder here and cannot be had from the hub"
-    ):
+    with pytest.raises(DataError, match=r"'lotlip/sample/none' is no folder here and cannot be had from the hub"):
         open_token_counter("lotlip/sample/none", None)
 
 
