@@ -22,10 +22,9 @@ def set_defaults() -> None:
     A server that `make ui` started in this project is used when it answers; without one Prefect runs a
     temporary one on the same database, so that its runs are seen when a server is started later.
     """
-    home = Path.cwd() / ".prefect"
-    for name, value in {"PREFECT_HOME": str(home), **_DEFAULTS}.items():
+    for name, value in {"PREFECT_HOME": str(Path.cwd() / ".prefect"), **_DEFAULTS}.items():
         os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ and (url := running_server(home)):
+    if "PREFECT_API_URL" not in os.environ and (url := running_server(Path(os.environ["PREFECT_HOME"]))):
         os.environ["PREFECT_API_URL"] = url
 
 
@@ -43,7 +42,7 @@ def running_server(home: Path) -> str | None:
     return url if answers(f"{url}/health") else None
 
 
-def answers(url: str, timeout_s: float = 2.0) -> bool:
+def answers(url: str, timeout_s: float = 5.0) -> bool:
     """True when `url` answers with success."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s):

@@ -107,7 +107,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with only_run(Path.cwd()):
-            pass  # said at once, not after Prefect's start
+            load_params()  # what is wrong is said at once, not after Prefect's start
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -142,8 +142,8 @@ def _first_page(server: Server) -> str:
     """MLflow's page of methods side by side, once `lotlip track` has logged some; else the start page."""
     if server.name != "MLflow":
         return ""
-    name = quote(load_params().tracking.experiment)
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(LotlipError, OSError, ValueError, KeyError):
+        name = quote(load_params().tracking.experiment)
         request = f"{server.url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
         with urllib.request.urlopen(request, timeout=5) as answer:
             return tracking.methods_page(json.load(answer)["experiment"]["experiment_id"])

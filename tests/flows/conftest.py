@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="lotlip-prefect-"))
+from tests.tracking.servers import template_database
+
+os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="lotlip-prefect-"))  # before prefect is imported
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
 # download -> train@lit, train@lotlip -> report. A file `break-<stage>` makes a stage fail; each run is counted.
@@ -82,6 +84,7 @@ def blank_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(blank_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it; the current folder."""
     folder = shutil.copytree(blank_project, tmp_path / tmp_path.name)
+    shutil.copy(template_database(), folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder

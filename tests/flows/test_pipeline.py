@@ -1,5 +1,6 @@
 """The flow on a real Prefect server and a real DVC project."""
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ def test_the_state_is_tracked_at_the_end(project: Path) -> None:
     state = pipeline(targets=["download"], return_state=True)
     assert state.message == "1 stages: 1 completed"
     assert task_runs(state)["track"].state.is_completed()
-    assert (project / "mlflow.db").exists()
+    with sqlite3.connect(project / "mlflow.db") as database:
+        names = database.execute("select name from runs").fetchall()
+    assert any(name.startswith("pipeline ") for (name,) in names)
 
 
 def test_a_dead_tracking_server_is_no_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

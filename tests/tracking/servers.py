@@ -1,16 +1,29 @@
 """A real MLflow server in a process of its own."""
 
+import atexit
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from lotlip.tracking.store import ensure_database, server_answers
+
+
+@cache
+def template_database() -> Path:
+    """An empty MLflow database, made once for all tests: the migrations take seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="lotlip-mlflow-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    ensure_database(folder)
+    return folder / "mlflow.db"
 
 
 def free_port() -> int:

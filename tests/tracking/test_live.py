@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up_project import curve_row, make_project
-from servers import free_port, mlflow_server, wait_for
 
 from lotlip.params import Params, load_params
 from lotlip.tracking import events_path, follow_training, track
 from lotlip.tracking.follower import Tail
 from lotlip.training.callbacks import EventLog
+from tests.tracking.made_up_project import curve_row, make_project
+from tests.tracking.servers import free_port, mlflow_server, wait_for
 
 STEPS = 20
 

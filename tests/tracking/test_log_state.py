@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 import yaml
-from made_up_project import SCORES, curve_row, make_project, save_tiny_model, write, write_lock
 
 from lotlip.errors import DataError
 from lotlip.records import sha256_file
 from lotlip.tracking import TrackSummary, default_uri, track
+from tests.tracking.made_up_project import SCORES, curve_row, make_project, save_tiny_model, write, write_lock
 
 METHODS = ("lit", "lotlip")
 SECRET = "hunter2-very-secret"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         root = make_project(tmp_path_factory.mktemp("project"), METHODS, steps=20)
+        shutil.copy(empty_database, root)
         shutil.rmtree(root / "models" / "lotlip")
         save_tiny_model(root / "models" / "lotlip")
         params = yaml.safe_load((root / "params.yaml").read_text())

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import free_port, wait_for
 
 from lotlip.tracking import TrackingError, default_uri
 from lotlip.tracking.store import connect, ensure_database
+from tests.tracking.servers import free_port, wait_for
 
 
 @pytest.mark.server
