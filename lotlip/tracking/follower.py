@@ -120,7 +120,7 @@ def _send(run: Run, events: list[dict[str, Any]], known: dict[tuple[str, int], f
     rows, times_ms = [], {}
     for event in events:
         step = int(event["step"])
-        given = {name: value for name, value in event["metrics"].items() if value is not None}
+        given = {k: value for k, value in event["metrics"].items() if value is not None and k != "step"}
         metrics = {curve_metric(name): float(value) for name, value in given.items()}
         new = {name: value for name, value in metrics.items() if (name, step) not in known}
         known.update({(name, step): value for name, value in new.items()})

@@ -41,7 +41,7 @@ def training(root: Path, first: int = 1, last: int = STEPS, pause_s: float = 0.0
     log.on_start(first - 1, STEPS)
     for step in range(first, last + 1):
         time.sleep(pause_s)
-        log.on_log(step, curve_row("lotlip", step))
+        log.on_log(step, {"step": step, **curve_row("lotlip", step)})
 
 
 def failing_training(root: Path) -> None:
@@ -71,6 +71,8 @@ def test_a_live_run_is_seen_while_training_and_adopted_afterwards(project: Path)
         for step in range(6, 13):  # the rest is what a dead server missed
             log.on_log(step, curve_row("lotlip", step))
     [(live, _, _), *_] = losses(database)
+    names = {name for (name,) in query(database, "select distinct key from metrics")}
+    assert names == {"train/epoch", "train/loss", "train/loss_raw", "train/logit_scale"}
     assert len(losses(database)) == 12
     summary = track(project)
     assert summary.adopted == ["lotlip"]
