@@ -11,6 +11,8 @@ def main(name: str) -> None:
     params = load_params()
     method = entry(params.methods, "method", name)
 
+    import transformers
+
     from lotlip.data.manifest import read_manifest
     from lotlip.data.samples import join_samples
     from lotlip.records import write_json
@@ -18,6 +20,7 @@ def main(name: str) -> None:
     from lotlip.training.callbacks import Callback, ConsoleProgress, EventLog
     from lotlip.training.loop import train, write_curve
 
+    transformers.utils.logging.disable_progress_bar()
     data, reports = Path("data"), Path("reports/train")
     images = [read_manifest(data / "images" / source, "images") for source in params.sources]
     captions = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners}

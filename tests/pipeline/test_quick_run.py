@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from lotlip.records import sha256_file
-from tests.pipeline.workspace import Workspace
+from tests.pipeline.workspace import TOP, Workspace
 
 pytestmark = pytest.mark.pipeline
 
@@ -52,7 +53,6 @@ def test_captions_come_from_the_pixels(workspace: Workspace) -> None:
     """The captioner names the right objects in images that it has never seen."""
     import pyarrow.parquet
 
-    from lotlip.records import sha256_bytes
     from lotlip.sample.caption_quality import object_scores
     from lotlip.sample.scenes import make_scene
 
@@ -63,11 +63,23 @@ def test_captions_come_from_the_pixels(workspace: Workspace) -> None:
     for path in sorted((workspace.folder / "data/images/scenes").glob("*.parquet")):
         tables += pyarrow.parquet.read_table(path).to_pylist()
     assert [row["key"] for row in rows] == [row["key"] for row in tables]
-    assert len(sha256_bytes(b"")) == 64
     scenes = [make_scene(1, index) for index in range(len(rows))]
     scores = object_scores(scenes, [row["text"] for row in rows])
     assert scores["object_precision"] >= 0.8
     assert scores["object_recall"] >= 0.6
+
+
+def test_the_example_of_the_readme_ranks_texts(workspace: Workspace) -> None:
+    example = re.search(r"```python\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
+    assert example
+    prepare = (
+        "from lotlip.sample.scenes import make_scene, reference_description, render\n"
+        "scenes = [make_scene(42, index) for index in range(8)]\n"
+        "images, texts = [render(s) for s in scenes], [reference_description(s) for s in scenes]\n"
+    )
+    check = "print(scores.shape, scores.abs().max().item() <= 1.0001, scores.argsort(descending=True)[0, 0].item())"
+    shown = workspace.succeed("python", "-c", prepare + example.group(1) + check).splitlines()[-1]
+    assert shown.startswith("torch.Size([8, 8]) True ")
 
 
 def test_second_run_runs_nothing_and_git_sees_no_trace(workspace: Workspace) -> None:
