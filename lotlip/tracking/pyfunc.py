@@ -7,6 +7,7 @@
 from typing import Any
 
 import mlflow
+import pandas as pd
 
 
 class EmbedTextsAndImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -19,8 +20,8 @@ class EmbedTextsAndImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model = LotlipModel.from_pretrained(folder).eval()
         self.processor = LotlipProcessor.from_pretrained(folder)
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Embeddings of the rows' texts or images. (Type hints here would be read by MLflow as a schema.)
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+        """Embeddings of the rows' texts or images.
 
         Raises:
             ValueError: neither or both columns are there.
