@@ -108,7 +108,9 @@ def test_dvc_has_something_to_say(edited: Workspace) -> None:
     assert "long.i2t_r1" in edited.succeed("dvc", "metrics", "show")
     assert "train@lotlip" in edited.succeed("dvc", "dag")
     edited.succeed("dvc", "plots", "show", "--out", ".work/plots")
-    assert "lit_long.csv" in (edited.folder / ".work/plots/index.html").read_text()
+    page = (edited.folder / ".work/plots/index.html").read_text()
+    assert "Training loss, lit_long" in page
+    assert "<script src=" not in page, "plots must show without the web"
 
 
 def test_tracking_logs_the_state_once(workspace: Workspace) -> None:
@@ -143,10 +145,10 @@ def test_recaptioning_killed_in_the_middle_continues(edited: Workspace) -> None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in work.rglob("batch-*.json")}
-    assert finished
+    num_finished = 8 * len(list(work.rglob("batch-*.json")))
+    assert 0 < num_finished < 192
     assert not (captions / "manifest.json").exists()
-    (edited.folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
-    edited.succeed("dvc", "repro", "--single-item", "recaption@llava")
+    shown = edited.succeed("dvc", "repro", "--single-item", "recaption@llava")
     assert {path.name: sha256_file(path) for path in sorted(captions.iterdir())} == before
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    captioned_again = max(int(count) for count in re.findall(r"(\d+) in this run", shown))
+    assert captioned_again == 192 - num_finished

@@ -53,4 +53,4 @@ def test_stage_writes_dataset_and_report(project: Path) -> None:
 def test_unknown_source_is_one_message(project: Path) -> None:
     done = run_stage(project, "scene")
     assert done.returncode == 1
-    assert done.stderr == "error: params.yaml has no source 'scene'; it has scenes.\n"
+    assert done.stderr == "error: params.yaml has no source 'scene', it has scenes; did you mean 'scenes'?\n"
