@@ -45,13 +45,13 @@ lint: install ## style, types and import layers
 bench: install ## benchmarks, each against a peer in the same process
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-rehearsal: install ## the long run on 600 real pictures over HTTP (needs ../shared/data/pictures)
+rehearsal: install ## the whole graph on 600 pictures over HTTP (needs ../shared/data/pictures)
 	@$(BIN)/python -m tests.rehearsal
 
 ui: install ## MLflow and Prefect servers on loopback; Ctrl-C stops both
 	@$(BIN)/python -m flows.ui
 
 clean: ## remove what runs have made (never the environment), and say what that frees
-	@for path in data models reports .work .dvc/cache .dvc/tmp mlruns mlflow.db .prefect; do \
+	@for path in data models reports .work .dvc/cache .dvc/tmp mlruns mlflow.db .prefect dvc_plots; do \
 		if [ -e $$path ]; then du -sh $$path | awk '{print "freed " $$1 "\t" $$2}'; rm -rf $$path; fi; done
 	@echo "kept .venv (rm -rf .venv frees it too)"

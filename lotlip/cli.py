@@ -42,10 +42,14 @@ def configure(
 ) -> None:
     """Merge overlays and settings into params.yaml, checked before it is written. `git diff` shows the change."""
     from lotlip.overlays import apply_overlays
+    from lotlip.params import load_params
 
     if not overlays and not settings:
         raise typer.BadParameter("give an overlay file or --set section.key=value")
     apply_overlays(overlays or [], settings or [])
+    for name, source in load_params().sources.items():
+        if not source.path.exists():
+            print(f"warning: sources.{name}.path: {source.path} is missing; `dvc repro` needs it.", file=sys.stderr)
     print("params.yaml is up to date: `git diff params.yaml` shows it, `dvc repro` runs it.")
 
 
@@ -116,7 +120,9 @@ def stats(
     from lotlip.data.statistics import folder_statistics, token_counter
     from lotlip.params import load_params
 
-    result = folder_statistics(path, token_counter(tokenizer or load_params().validate_.tokenizer))
+    rules = load_params().validate_
+    revision = rules.tokenizer_revision if tokenizer is None else None
+    result = folder_statistics(path, token_counter(tokenizer or rules.tokenizer, revision))
     if as_json:
         _print_json(result)
     else:
@@ -153,8 +159,11 @@ def track() -> None:
 def summary() -> None:
     """Print the table of compared models and where to look further."""
     from lotlip.evaluation.tables import print_comparison
+    from lotlip.records import read_json
 
     print_comparison()
+    for failure in read_json(Path("reports/validate/summary.json"))["failed"]:
+        print(f"FAILED validation: {failure['suite']}: {failure['says']} is {failure['measured']}, {failure['limit']}")
     print("Report:             open reports/report/index.html")
     print("MLflow and Prefect: make ui")
     print("Any two states:     dvc exp show, dvc metrics diff, dvc plots diff")

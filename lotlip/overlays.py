@@ -74,7 +74,12 @@ def _parse_setting(yaml: Any, setting: str) -> dict[str, Any]:
     dotted, equals, value = setting.partition("=")
     if not equals:
         raise ParamsError(f"--set {setting}: expected section.key=value, e.g. --set train.epochs=2.")
-    nested: Any = yaml.load(value)
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        nested: Any = yaml.load(value)
+    except YAMLError as error:
+        raise ParamsError(f"--set {setting}: the value is not valid YAML ({error}); quote it.") from None
     for key in reversed(dotted.split(".")):
         nested = {key: nested}
     result: dict[str, Any] = nested

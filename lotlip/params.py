@@ -15,6 +15,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 
 
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 RESERVED_NAMES = frozenset({"image", "raw", "index"})  # what quarantine tables and Data Docs call other things
 
 
@@ -78,7 +79,7 @@ class Captioner(Section):
     prompt: str
     template: str | None
     dtype: Literal["float32", "bfloat16", "float16"]
-    device: str
+    device: Device
     batch_size: PositiveInt
     max_new_tokens: PositiveInt
     do_sample: bool
@@ -168,7 +169,7 @@ class Train(Section):
     run_length: PositiveInt
     weight_raw: Annotated[float, Field(ge=0.0)]
     weight_long: Annotated[float, Field(ge=0.0)]
-    device: str
+    device: Device
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -183,7 +184,7 @@ class Method(Section):
 
 class Evaluate(Section):
     batch_size: PositiveInt
-    device: str
+    device: Device
 
 
 class Report(Section):
@@ -283,6 +284,8 @@ def _explain(error: ValidationError, values: dict[str, Any], where: str) -> str:
         dotted = ".".join(path)
         if problem["type"] == "extra_forbidden":
             lines.append(f"{dotted}: unknown key{_nearest(path, problem['loc'])}")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"{dotted}.kind: missing")
         elif problem["type"] == "missing":
             lines.append(f"{dotted}: missing")
         else:

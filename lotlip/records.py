@@ -3,6 +3,7 @@
 Every write goes to a temporary sibling, is flushed to disk, and is renamed into place.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -82,6 +83,9 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     What is half written is never visible under the final name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed process
+        if stale.is_dir() and not _is_running(stale.name.split(".")[-2]):
+            shutil.rmtree(stale, ignore_errors=True)
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -91,3 +95,29 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         staging.replace(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """Hold the lock of a work folder; the system frees it when the process ends, however it ends.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"Another run is at work in {work}: wait for it, or stop it first.") from None
+        yield
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -101,7 +101,7 @@ def test_an_overlay_merges_removes_and_keeps_comments(target: Path) -> None:
     assert list(params.sources) == ["mine"]
     assert list(params.evalsets) == ["held_out"]
     assert params.train.epochs == 2
-    assert params.train.batch_size == load_params(TOP / "params.yaml").train.batch_size
+    assert params.train.learning_rate == load_params(TOP / "params.yaml").train.learning_rate
     assert "# consecutive sub-captions" in target.read_text()
 
 

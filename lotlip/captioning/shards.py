@@ -19,7 +19,7 @@ from lotlip.captioning.tables import Row, make_row, read_captions, write_caption
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
-from lotlip.records import content_key, publish_folder, read_json, write_json
+from lotlip.records import content_key, locked, publish_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,17 +64,18 @@ def caption_shards(
         The report's numbers (see `caption_report`).
 
     Raises:
-        DataError: a shard is missing or damaged, or two shards share a name.
+        DataError: a shard is missing or damaged, two shards share a name, or another run works in `work`.
         ModelError: the captioner cannot be loaded.
     """
     tasks = {shard.name: _task(manifest, shard, max_pixels) for manifest in images for shard in manifest.shards}
     if len(tasks) != sum(len(manifest.shards) for manifest in images):
         raise DataError("Two image shards share a name: give every source a name of its own and download it again.")
     progress = _Progress(sum(task.num_samples for task in tasks.values()))
-    tables = [(task, caption_shard(task, captioner, batch_size, work, progress)) for task in tasks.values()]
-    progress.finish()
-    _publish(tables, out)
-    return caption_report((row for _, table in tables for row in read_captions(table)), progress.requested)
+    with locked(work):
+        tables = [(task, caption_shard(task, captioner, batch_size, work, progress)) for task in tasks.values()]
+        progress.finish()
+        _publish(tables, out)
+        return caption_report((row for _, table in tables for row in read_captions(table)), progress.requested)
 
 
 def caption_shard(

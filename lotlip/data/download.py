@@ -1,7 +1,6 @@
 """Download: a source of any kind becomes a dataset folder, and a report of what became of every row."""
 
 import errno
-import fcntl
 import importlib.util
 import shutil
 from collections import Counter
@@ -15,7 +14,7 @@ from lotlip.data.packing import publish
 from lotlip.data.tables import STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError, DataError
 from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
-from lotlip.records import content_key, sha256_file
+from lotlip.records import content_key, locked, sha256_file
 
 VERSION = 1  # of the bytes that this code writes: raise it when they change
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,7 +43,7 @@ def download_source(source: Source, name: str, settings: Download, out: Path, wo
             are tried again by the next run; the others are kept.
     """
     folder = work / _work_key(source, settings)[:16]
-    with _locked(work), _disk_errors(work):
+    with locked(work), _disk_errors(work):
         folder.mkdir(parents=True, exist_ok=True)
         shards = _make_shards(source, name, settings, folder)
         report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
@@ -100,6 +99,8 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
 
         reopen_failed(folder, shards)
     frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])
+    if any(error.startswith("address refused") for error in report["errors"]):
+        frequent += "; `download.allow_private_hosts: true` lets URLs point to this machine and private networks"
     num_failed = report["requested"] - report["success"]
     raise CeilingError(
         f"Source {report['source']}: {num_failed} of {report['requested']} rows failed "
@@ -125,18 +126,6 @@ def _work_key(source: Source, settings: Download) -> str:
             inputs["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Hold the lock of `work`; the system frees it when the process ends, however it ends."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"Another run is at work in {work}: wait for it, or stop it first.") from None
-        yield
 
 
 @contextmanager

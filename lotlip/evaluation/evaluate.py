@@ -13,6 +13,7 @@ from lotlip.errors import ModelError
 from lotlip.evaluation.retrieval import retrieval_metrics
 from lotlip.evaluation.sets import EvalSet, read_evalset
 from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics
+from lotlip.records import read_json
 
 if TYPE_CHECKING:
     from lotlip.model.modeling import LotlipModel
@@ -91,6 +92,9 @@ def open_encoder(model: Path, batch_size: int, device: str) -> Encoder:
             f"{model} holds no trained model (no config.json): run `dvc repro train@{model.name}`, or "
             "give the folder of a saved model."
         )
+    found = read_json(model / "config.json").get("model_type")
+    if found != "lotlip":
+        raise ModelError(f"{model} holds a checkpoint of type {found!r}; expected 'lotlip', as training writes it.")
     from safetensors import SafetensorError
 
     from lotlip.model.devices import open_device

@@ -22,7 +22,7 @@ from lotlip.model.build import Parts, build_model
 from lotlip.model.devices import open_device
 from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method, Train
-from lotlip.records import content_key, publish_folder, write_text
+from lotlip.records import content_key, locked, publish_folder, write_text
 from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from lotlip.training.features import PixelSource, cached_features, weights_hash
@@ -63,7 +63,7 @@ def train(
         callbacks: hear of every row of the curve.
 
     Raises:
-        DataError: fewer samples than one batch, or an image is missing or damaged.
+        DataError: fewer samples than one batch, an image is missing or damaged, or another run trains `out`.
         ModelError: a checkpoint does not fit, or every step of an epoch had to be skipped.
     """
     if len(samples) < settings.batch_size:
@@ -72,7 +72,7 @@ def train(
             "has no complete batch. Lower train.batch_size, or give more data."
         )
     device = open_device(settings.device)
-    with torch.random.fork_rng():
+    with locked(work / "locks" / out.name), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         parts = build_model(settings, method)
         run = _Run(parts, samples, images, settings, method, work, device, callbacks)

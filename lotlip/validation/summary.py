@@ -55,7 +55,10 @@ def check_summary(summary: dict[str, Any], on_breach: Literal["fail", "report"])
         lines.append(f"- {one['suite']}: {one['says']} is {_number(one['measured'])}, {one['limit']}")
         lines.append(f"  {_remedy(one)}")
         lines += [f"    {row}" for row in one["worst"]]
-    lines.append("What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more.")
+    lines.append(
+        "What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more. "
+        "`validate.on_breach: report` goes on all the same and shows this in every report."
+    )
     is_damaged = any(one["params"] is None for one in failed)
     if on_breach == "report" and not is_damaged:
         print("warning: " + "\n".join(lines), flush=True)
