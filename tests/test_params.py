@@ -56,6 +56,19 @@ def test_a_missing_key_and_a_wrong_type_are_both_told(values: Any) -> None:
     assert "'many'" in str(error.value)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "CPU"])
+def test_a_device_that_is_none(values: Any, device: str) -> None:
+    values["train"]["device"] = device
+    with pytest.raises(ParamsError, match=rf"train.device: .*got '{device}'"):
+        parse_params(values, "params.yaml")
+
+
+def test_a_source_without_kind(values: Any) -> None:
+    values["sources"]["mine"] = {"path": "mine.tsv"}
+    with pytest.raises(ParamsError, match=r"sources.mine.kind: missing"):
+        parse_params(values, "params.yaml")
+
+
 def test_an_unknown_kind_lists_the_kinds(values: Any) -> None:
     values["sources"]["mine"] = {"kind": "url_tabel"}
     with pytest.raises(ParamsError, match=r"sources.mine: .*'scenes', 'url_table', 'shards'"):
@@ -112,7 +125,7 @@ def test_an_empty_merge_changes_no_byte(target: Path) -> None:
 
 def test_a_bad_overlay_changes_nothing(target: Path) -> None:
     before = target.read_text()
-    for settings in (["train.epoch=2"], ["train.epochs"], ["train.epochs=-1"]):
+    for settings in (["train.epoch=2"], ["train.epochs"], ["train.epochs=-1"], ["report.title=[oops"]):
         with pytest.raises(ParamsError):
             apply_overlays([], settings, target)
     with pytest.raises(ParamsError, match="is missing"):
