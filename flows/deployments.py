@@ -1,6 +1,7 @@
 """Serve the pipeline on the cron schedule of params.yaml, until Ctrl-C (`python -m flows.deployments`)."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lotlip.params import load_params
 
 def main() -> int:
     """Say what is served and where, then serve it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     try:
         settings = load_params().pipeline
     except LotlipError as error:

@@ -41,6 +41,7 @@ class Server:
 def main() -> int:
     """Start both, wait until they answer, and hold until Ctrl-C, a termination signal, or the end of one."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     try:
         with servers(Path()) as running:
             for server in running:
