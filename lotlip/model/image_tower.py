@@ -14,21 +14,26 @@ from lotlip.records import read_json
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one type of vision model is built, and where its image feature is found."""
+    """How one type of vision model is built, and where its features are found.
+
+    `num_special`: tokens before the patches. `reads_class_token`: the image feature is the first of them, after the
+    final norm; else it is the tower's own pooled output. `norms_patches`: the patches still lack the final norm.
+    """
 
     class_name: str
-    reads_class_token: bool
+    num_special: int = 1
+    reads_class_token: bool = False
+    norms_patches: bool = False
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
-# The class token after the final norm where a tower has one; else the tower's own pooled output. CLIP's and
-# DINOv2's pooled outputs are their class tokens after a norm.
+# CLIP's and DINOv2's pooled outputs are their class tokens after a norm.
 _KINDS = {
-    "vit": _Kind("ViTModel", True, (("add_pooling_layer", False),)),
-    "deit": _Kind("DeiTModel", True, (("add_pooling_layer", False),)),
-    "dinov2": _Kind("Dinov2Model", True),
-    "clip_vision_model": _Kind("CLIPVisionModel", False),
-    "siglip_vision_model": _Kind("SiglipVisionModel", False),
+    "vit": _Kind("ViTModel", reads_class_token=True, arguments=(("add_pooling_layer", False),)),
+    "deit": _Kind("DeiTModel", num_special=2, reads_class_token=True, arguments=(("add_pooling_layer", False),)),
+    "dinov2": _Kind("Dinov2Model", reads_class_token=True),
+    "clip_vision_model": _Kind("CLIPVisionModel", norms_patches=True),
+    "siglip_vision_model": _Kind("SiglipVisionModel", num_special=0),
 }
 _PARENTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
@@ -52,8 +57,8 @@ def build_image_tower(config: Any) -> Any:
     return getattr(transformers, kind.class_name)._from_config(config, **dict(kind.arguments))
 
 
-def image_features(tower: Any, pixels_BCHW: Tensor) -> Tensor:
-    """Features [B, H] of normalised pixels [B, 3, S, S], not normalised to unit length.
+def image_features(tower: Any, pixels_BCHW: Tensor, *, patches: bool = False) -> Tensor:
+    """Features [B, H] of normalised pixels [B, 3, S, S], or of each of their P patches [B, P, H]; not of unit length.
 
     Raises:
         ShapeError: the pixels are not of the tower's size.
@@ -65,11 +70,11 @@ def image_features(tower: Any, pixels_BCHW: Tensor) -> Tensor:
             f"pixel_values {tuple(pixels_BCHW.shape)}: expected [B, {expected[0]}, {size}, {size}], as the "
             "model's processor makes them."
         )
-    output = tower(pixel_values=pixels_BCHW)
-    if _kind(tower.config.model_type).reads_class_token:
-        features: Tensor = output.last_hidden_state[:, 0]
-    else:
-        features = output.pooler_output
+    output, kind = tower(pixel_values=pixels_BCHW), _kind(tower.config.model_type)
+    if patches:
+        features: Tensor = output.last_hidden_state[:, kind.num_special :]
+        return tower.post_layernorm(features) if kind.norms_patches else features
+    features = output.last_hidden_state[:, 0] if kind.reads_class_token else output.pooler_output
     return features
 
 

@@ -1,79 +1,102 @@
-"""BERT as a text tower with corner tokens, read out at `[CLS]` and at the corners.
+"""Text towers: packed transformers that give a feature of a text, of each of its corners, or of each token.
 
-Shapes: B texts, L ids a text, m corner tokens, R read-out rows, H width of the tower, D shared width.
+Two kinds. `BertTower` is LoTLIP's: BERT with corner tokens, read at `[CLS]` and at the corners. `CausalTower` is
+CLIP's: each token sees those before it, and the last one is read.
 
-With the corner mask, `[CLS]` and each corner attend to themselves and the text, text attends to `[CLS]` and
-text, and nothing attends to `[PAD]`. So `[CLS]` and text never see a corner: where only `[CLS]` is read the
-corners are left out, exactly, as long as the text keeps its position ids.
+Shapes: B texts, L ids a text, T rows (tokens of all texts), Q rows that are read, m corner tokens, H width of the
+tower, D shared width.
 
-The rows that are read come first, so the last layer computes its queries and its dense part for them alone.
-
-Source: LoTLIP, arXiv:2410.05249, section 3; released evaluation code.
+The last layer computes its queries and its dense part for the rows that are read alone.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers import BertModel
+from transformers import BertModel, CLIPTextModel
 
-from lotlip.errors import ShapeError
+from lotlip.errors import ModelError, ShapeError
 from lotlip.model.config import LotlipConfig
+from lotlip.model.packing import Attention, Packing, eager, pack
+
+Attend = Callable[..., Tensor]
 
 
-class TextTower(nn.Module):
-    """BERT, its pooler (dense + tanh), and a projection without bias."""
+def build_text_tower(config: LotlipConfig) -> "TextTower":
+    """A tower with fresh weights for `config.text_config`.
+
+    Raises:
+        ModelError: towers of this type are not known.
+    """
+    kind = config.text_config.model_type
+    if kind not in KINDS:
+        raise ModelError(f"A text tower of type {kind!r} is not known; known are {', '.join(KINDS)}.")
+    return KINDS[kind](config)
+
+
+class TextTower(nn.Module, ABC):
+    """What both kinds share: checks of ids, packing, layers, and a projection without bias.
+
+    Ids are int64 [B, L], corners in place, as the processor makes them; a mask [B, L] is nonzero where there is a
+    token (without one: wherever ids are not `[PAD]`). Features are not normalised.
+    """
+
+    num_corners = 0
+    pad_id: int
 
     def __init__(self, config: LotlipConfig) -> None:
         super().__init__()
-        self.num_corners = config.num_corner_tokens
-        self.corner_mask = config.corner_mask
         self.token_limit = config.token_limit
-        self.first_corner_id = config.first_corner_id
-        self.bert = BertModel._from_config(config.text_config)
+        self.pad_id = config.text_config.pad_token_id
         self.projection = nn.Linear(config.text_config.hidden_size, config.embed_dim, bias=False)
 
+    @property
+    @abstractmethod
+    def word_embeddings(self) -> nn.Module:
+        """The embedding of ids."""
+
+    @abstractmethod
     def encode_classes(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """The `[CLS]` feature of each text.
-
-        Args:
-            ids_BL: ids with the corners in place, int64 [B, L].
-            mask_BL: nonzero where there is a token; by default where ids are not `[PAD]`.
-
-        Returns:
-            Features [B, D], not normalised.
+        """The feature of each text [B, D].
 
         Raises:
-            ShapeError: wrong shapes, too long texts, or ids without the corners.
+            ShapeError: wrong shapes, too long or empty texts, or ids without the corners.
         """
-        if self.num_corners and not self.corner_mask:
-            return self.encode_slots(ids_BL, mask_BL)[:, 0]
-        ids_BL, keep_BL = self._check(ids_BL, mask_BL)
-        positions = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-        if self.num_corners:
-            ids_BL, keep_BL, positions = (_drop_corners(x, self.num_corners) for x in (ids_BL, keep_BL, positions))
-        states_BRH = self._read(ids_BL, positions, _padding_mask(keep_BL, self._dtype), num_rows=1)
-        return self._project(states_BRH)[:, 0]
 
     def encode_slots(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """The features of each text at `[CLS]` and at each corner, [B, 1 + m, D], not normalised.
+        """The features of each text: its own and those of its corners, [B, 1 + m, D]; errors as above."""
+        return self.encode_classes(ids_BL, mask_BL)[:, None]
 
-        Arguments and errors are those of `encode_classes`.
+    def encode_tokens(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The feature of each token [B, L', D], zero where there is none, and where there is one, bool [B, L'].
+
+        L' is the longest text of the batch; errors as above.
         """
-        ids_BL, keep_BL = self._check(ids_BL, mask_BL)
-        positions = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-        if self.corner_mask:
-            mask = corner_attention_mask(keep_BL, self.num_corners, self._dtype)
-        else:
-            mask = _padding_mask(keep_BL, self._dtype)
-        return self._project(self._read(ids_BL, positions, mask, num_rows=1 + self.num_corners))
+        keep_BL = self._check(ids_BL, mask_BL)
+        texts = pack(keep_BL)
+        features_TD = self._head(self._run(ids_BL, texts, None, self.num_corners))
+        features = features_TD.new_zeros(keep_BL.numel(), features_TD.shape[1]).index_copy(0, texts.rows, features_TD)
+        length = int(keep_BL.any(dim=0).nonzero().max()) + 1
+        return features.view(*keep_BL.shape, -1)[:, :length], keep_BL[:, :length]
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.projection.weight.dtype
+    def _run(self, ids_BL: Tensor, texts: Packing, read: Tensor | None, num_corners: int) -> Tensor:
+        """Final states [Q, H] of the rows `read` (None: all) of packed ids."""
+        states = self._embed(ids_BL.flatten()[texts.rows], texts.rows % ids_BL.shape[1])
+        attend = self._attention(texts, num_corners)
+        layers = self._layers()
+        for i, layer in enumerate(layers):
+            rows = read if i == len(layers) - 1 else None
+            if layer.gradient_checkpointing and self.training:
+                states = layer._gradient_checkpointing_func(self._layer, layer, states, attend, rows)
+            else:
+                states = self._layer(layer, states, attend, rows)
+        result: Tensor = states
+        return result
 
-    def _check(self, ids_BL: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _check(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """Where there are tokens, bool [B, L]."""
         if ids_BL.ndim != 2 or 0 in ids_BL.shape or (mask_BL is not None and mask_BL.shape != ids_BL.shape):
             raise ShapeError(
                 f"input_ids {tuple(ids_BL.shape)} and attention_mask "
@@ -84,13 +107,76 @@ class TextTower(nn.Module):
                 f"Texts have {ids_BL.shape[1]} ids and the model's limit is {self.token_limit}: let its "
                 "processor truncate them, or train with a higher token_limit."
             )
-        keep_BL = (ids_BL != self.bert.config.pad_token_id) if mask_BL is None else mask_BL != 0
-        if torch.compiler.is_compiling():
-            return ids_BL, keep_BL
-        self._check_corners(ids_BL)
-        length = int(keep_BL.any(dim=0).nonzero().max()) + 1 if bool(keep_BL.any()) else 1
-        return ids_BL[:, :length], keep_BL[:, :length]
+        return self._tokens(ids_BL) if mask_BL is None else mask_BL != 0
 
+    def _tokens(self, ids_BL: Tensor) -> Tensor:
+        return ids_BL != self.pad_id
+
+    @abstractmethod
+    def _layers(self) -> Any:
+        """The layers, modules with `gradient_checkpointing`."""
+
+    @abstractmethod
+    def _embed(self, ids_T: Tensor, positions_T: Tensor) -> Tensor:
+        """Input states [T, H]."""
+
+    @abstractmethod
+    def _attention(self, texts: Packing, num_corners: int) -> Attention:
+        """What each row sees; `num_corners` corners are among the rows."""
+
+    @abstractmethod
+    def _layer(self, layer: Any, states_TH: Tensor, attend: Attend, read: Tensor | None) -> Tensor:
+        """States after a layer, of all rows or of the rows `read`, [Q, H]."""
+
+    @abstractmethod
+    def _head(self, states_QH: Tensor) -> Tensor:
+        """Features [Q, D] of final states."""
+
+
+class BertTower(TextTower):
+    """BERT with corner tokens, its pooler (dense + tanh) and the projection.
+
+    With the corner mask, `[CLS]` and each corner attend to themselves and the text, text attends to `[CLS]` and text.
+    So `[CLS]` and text never see a corner: where only `[CLS]` is read the corners are left out, exactly, as long as
+    the text keeps its position ids. Without the mask (an ablation) everything attends to everything.
+
+    Source: LoTLIP, arXiv:2410.05249, section 3; released evaluation code.
+    """
+
+    def __init__(self, config: LotlipConfig) -> None:
+        super().__init__(config)
+        self.num_corners = config.num_corner_tokens
+        self.corner_mask = config.corner_mask
+        self.first_corner_id = config.first_corner_id
+        self.bert: Any = BertModel._from_config(config.text_config)
+
+    def encode_classes(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        keep_BL = self._check(ids_BL, mask_BL)
+        masked = self.corner_mask or not self.num_corners
+        if masked:
+            places = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+            keep_BL = keep_BL & ((places == 0) | (places > self.num_corners))
+        texts = pack(keep_BL)
+        states_BH = self._run(ids_BL, texts, texts.first(1), 0)
+        return texts.unsort(self._head(states_BH))
+
+    def encode_slots(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        num_slots = 1 + self.num_corners
+        texts = pack(self._check(ids_BL, mask_BL))
+        states_QH = self._run(ids_BL, texts, texts.first(num_slots), self.num_corners)
+        return texts.unsort(self._head(states_QH).view(len(ids_BL), num_slots, -1))
+
+    @property
+    def word_embeddings(self) -> nn.Module:
+        embeddings: nn.Module = self.bert.embeddings.word_embeddings
+        return embeddings
+
+    def _check(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tensor:
+        keep_BL = super()._check(ids_BL, mask_BL)
+        self._check_corners(ids_BL)
+        return keep_BL
+
+    @eager
     def _check_corners(self, ids_BL: Tensor) -> None:
         first, count = self.first_corner_id, self.num_corners
         corners = torch.arange(first, first + count, device=ids_BL.device)
@@ -101,74 +187,84 @@ class TextTower(nn.Module):
                 "processor."
             )
 
-    def _read(self, ids_BL: Tensor, positions_L: Tensor, mask: Tensor, num_rows: int) -> Tensor:
-        """Final states of the first `num_rows` positions, [B, R, H]; `mask` is added to attention scores."""
-        states = self.bert.embeddings(
-            input_ids=ids_BL, position_ids=positions_L[None], token_type_ids=torch.zeros_like(ids_BL)
-        )
-        layers = self.bert.encoder.layer
-        for i, layer in enumerate(layers):
-            rows = num_rows if i == len(layers) - 1 else states.shape[1]
-            if layer.gradient_checkpointing and self.training:
-                states = layer._gradient_checkpointing_func(_layer, layer, states, mask, rows)
-            else:
-                states = _layer(layer, states, mask, rows)
-        result: Tensor = states
-        return result
+    def _layers(self) -> Any:
+        return self.bert.encoder.layer
 
-    def _project(self, states_BRH: Tensor) -> Tensor:
-        pooled = self.bert.pooler.activation(self.bert.pooler.dense(states_BRH))
-        projected: Tensor = self.projection(pooled)
+    def _embed(self, ids_T: Tensor, positions_T: Tensor) -> Tensor:
+        parts = self.bert.embeddings
+        words = parts.word_embeddings(ids_T) + parts.position_embeddings(positions_T)
+        embedded: Tensor = parts.dropout(parts.LayerNorm(words + parts.token_type_embeddings.weight[0]))
+        return embedded
+
+    def _attention(self, texts: Packing, num_corners: int) -> Attention:
+        config = self.bert.config
+        dropout = config.attention_probs_dropout_prob if self.training else 0.0
+        corners = num_corners if self.corner_mask else 0
+        return Attention(texts, config.num_attention_heads, num_corners=corners, dropout=dropout)
+
+    def _layer(self, layer: Any, states_TH: Tensor, attend: Attend, read: Tensor | None) -> Tensor:
+        own = layer.attention.self
+        rows = states_TH if read is None else states_TH[read]
+        context = attend(own.query(rows), own.key(states_TH), own.value(states_TH), read)
+        output: Tensor = layer.feed_forward_chunk(layer.attention.output(context, rows))
+        return output
+
+    def _head(self, states_QH: Tensor) -> Tensor:
+        pooler = self.bert.pooler
+        projected: Tensor = self.projection(pooler.activation(pooler.dense(states_QH)))
         return projected
 
 
-def corner_attention_mask(keep_BL: Tensor, num_corners: int, dtype: torch.dtype) -> Tensor:
-    """The corner mask, added to attention scores.
+class CausalTower(TextTower):
+    """CLIP's text transformer, read at its last token (the end token) after the final norm.
 
-    Args:
-        keep_BL: true where there is a token, bool [B, L]; position 0 is `[CLS]`, 1 to m are the corners.
-        num_corners: m.
-        dtype: of the attention scores.
-
-    Returns:
-        [B, 1, L, L] (query, key): 0 where the query attends to the key, the dtype's minimum elsewhere. A
-        float mask, because transformers' eager attention adds a bool mask instead of applying it.
+    Source: CLIP, arXiv:2103.00020, section 2.4.
     """
-    positions = torch.arange(keep_BL.shape[1], device=keep_BL.device)
-    is_text = positions > num_corners
-    attends = is_text[None, :] | (positions[:, None] == positions[None, :])
-    attends = attends | (is_text[:, None] & (positions == 0)[None, :])
-    return _as_scores(attends & keep_BL[:, None, None, :], dtype)
+
+    def __init__(self, config: LotlipConfig) -> None:
+        super().__init__(config)
+        self.clip: Any = CLIPTextModel._from_config(config.text_config)
+
+    def encode_classes(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        texts = pack(self._check(ids_BL, mask_BL))
+        return texts.unsort(self._head(self._run(ids_BL, texts, texts.last(), 0)))
+
+    @property
+    def word_embeddings(self) -> nn.Module:
+        embeddings: nn.Module = self.clip.embeddings.token_embedding
+        return embeddings
+
+    def _tokens(self, ids_BL: Tensor) -> Tensor:
+        end: int = self.clip.config.eos_token_id
+        if self.pad_id != end:
+            return ids_BL != self.pad_id
+        ends = (ids_BL == end).int()  # CLIP's tokenizer pads with end tokens: the first one belongs to the text
+        return ends.cumsum(dim=1) - ends == 0
+
+    def _layers(self) -> Any:
+        return self.clip.encoder.layers
+
+    def _embed(self, ids_T: Tensor, positions_T: Tensor) -> Tensor:
+        parts = self.clip.embeddings
+        embedded: Tensor = parts.token_embedding(ids_T) + parts.position_embedding(positions_T)
+        return embedded
+
+    def _attention(self, texts: Packing, num_corners: int) -> Attention:
+        config = self.clip.config
+        dropout = config.attention_dropout if self.training else 0.0
+        return Attention(texts, config.num_attention_heads, causal=True, dropout=dropout)
+
+    def _layer(self, layer: Any, states_TH: Tensor, attend: Attend, read: Tensor | None) -> Tensor:
+        own, normed = layer.self_attn, layer.layer_norm1(states_TH)
+        rows, residual = (normed, states_TH) if read is None else (normed[read], states_TH[read])
+        attended = own.out_proj(attend(own.q_proj(rows), own.k_proj(normed), own.v_proj(normed), read))
+        states: Tensor = residual + attended
+        output: Tensor = states + layer.mlp(layer.layer_norm2(states))
+        return output
+
+    def _head(self, states_QH: Tensor) -> Tensor:
+        projected: Tensor = self.projection(self.clip.final_layer_norm(states_QH))
+        return projected
 
 
-def _padding_mask(keep_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    return _as_scores(keep_BL[:, None, None, :], dtype)
-
-
-def _as_scores(attends: Tensor, dtype: torch.dtype) -> Tensor:
-    zero = torch.zeros((), dtype=dtype, device=attends.device)
-    return torch.where(attends, zero, torch.finfo(dtype).min)
-
-
-def _drop_corners(values: Tensor, num_corners: int) -> Tensor:
-    return torch.cat([values[..., :1], values[..., 1 + num_corners :]], dim=-1)
-
-
-def _layer(layer: Any, states_BLH: Tensor, mask: Tensor, num_rows: int) -> Tensor:
-    """One BERT layer for its first `num_rows` positions, which attend to all."""
-    attention = layer.attention.self
-    rows = states_BLH[:, :num_rows]
-    query, key, value = (
-        dense(x).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-        for dense, x in ((attention.query, rows), (attention.key, states_BLH), (attention.value, states_BLH))
-    )
-    context = functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask[:, :, :num_rows].to(query.dtype),
-        dropout_p=attention.dropout.p if layer.training else 0.0,
-    )
-    attended = layer.attention.output(context.transpose(1, 2).flatten(2), rows)
-    output: Tensor = layer.feed_forward_chunk(attended)
-    return output
+KINDS: dict[str, type[TextTower]] = {"bert": BertTower, "clip_text_model": CausalTower}

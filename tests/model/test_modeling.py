@@ -81,6 +81,76 @@ def test_bf16_autocast_stays_near() -> None:
     assert functional.cosine_similarity(found.float(), model.get_text_features(ids)).min() > 0.99
 
 
+def test_features_that_are_not_numbers_are_refused_outside_training() -> None:
+    model = tiny_model()
+    pixels = torch.randn(3, 3, 16, 16)
+    pixels[1, 0, 2, 2] = float("nan")
+    with pytest.raises(ModelError, match="features of 1 of 3 images are NaN or infinite"):
+        model.get_image_features(pixels)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = float("inf")
+    ids = make_ids([3, 6], 2)
+    ids[0, 4], ids[1, 4] = 7, 8
+    with pytest.raises(ModelError, match="features of 1 of 2 texts"):
+        model.get_text_features(ids)
+    assert model.train().get_text_features(ids)[0].isnan().all(), "a training step is skipped by its guard"
+
+
+@pytest.mark.parametrize("num_corners", [0, 2])
+def test_compiled_it_gives_the_same_features_and_gradients(num_corners: int) -> None:
+    torch._dynamo.reset()
+    model = tiny_model(num_corner_tokens=num_corners)
+    compiled = torch.compile(model)
+    for lengths in ([3, 9, 3], [5, 1, 12 - num_corners], [2, 2, 8]):
+        ids = torch.stack([make_ids(lengths, num_corners, 16), make_ids(lengths[::-1], num_corners, 16)], dim=1)
+        images = torch.randn(3, 32)
+        found, expected = (_output_and_gradient(each, model, ids, images) for each in (compiled, model))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def _output_and_gradient(call, model: LotlipModel, ids: torch.Tensor, images: torch.Tensor) -> list[torch.Tensor]:
+    model.zero_grad()
+    output = call(ids, image_embeds=images)
+    (output.text_embeds * output.image_embeds[:, None]).sum().backward()
+    return [output.text_embeds, *(p.grad.clone() for p in model.text_tower.parameters())]
+
+
+def test_the_image_projection_and_the_bias_are_optional_parts() -> None:
+    config = tiny_config()
+    config.embed_dim, config.image_projection, config.logit_bias_init = 24, True, -10.0
+    model = LotlipModel(config).eval()
+    ids, pixels = make_ids([3, 6], 2), torch.randn(2, 3, 16, 16)
+    output = model(ids, pixel_values=pixels)
+    before = model.image_tower(pixel_values=pixels).last_hidden_state[:, 0]
+    expected = functional.normalize(before @ model.image_projection.weight.T, dim=-1)
+    torch.testing.assert_close(output.image_embeds, expected)
+    torch.testing.assert_close(model(ids, image_embeds=before).image_embeds, expected)
+    assert output.text_embeds.shape == (2, 1, 24)
+    assert output.logit_bias.item() == -10.0
+    assert tiny_model().logit_bias is None
+
+
+def test_token_features_by_hand() -> None:
+    config = tiny_config(num_corner_tokens=0)
+    config.token_features = True
+    torch.manual_seed(0)
+    model = LotlipModel(config).eval()
+    ids, pixels = make_ids([3, 6], 0, width=16), torch.randn(2, 3, 16, 16)
+    output = model(ids, pixel_values=pixels)
+    patches = model.image_tower(pixel_values=pixels).last_hidden_state[:, 1:]
+    torch.testing.assert_close(output.image_embeds, functional.normalize(patches, dim=-1))
+    assert output.image_embeds.shape == (2, 4, 32)
+    assert output.text_embeds.shape == (2, 8, 32)
+    assert output.text_keep.sum(dim=1).tolist() == [5, 8]
+    norms = output.text_embeds.norm(dim=-1)
+    torch.testing.assert_close(norms, output.text_keep.float())
+    with pytest.raises(ModelError, match="get_text_token_features"):
+        model.get_text_features(ids)
+    with pytest.raises(ShapeError, match="one text an image"):
+        model(ids[:, None].expand(2, 2, 16), pixel_values=pixels)
+
+
 def test_the_logit_scale_is_clamped() -> None:
     model = tiny_model()
     for value, expected in ((9.0, 100.0), (-1.0, 1.0), (3.0, 20.0855)):
@@ -97,8 +167,12 @@ def test_errors_say_what_arrived() -> None:
         model(ids)
     with pytest.raises(ShapeError, match=r"expected \[B, 3, 16, 16\]"):
         model.get_image_features(torch.randn(2, 3, 8, 8))
-    with pytest.raises(ShapeError, match=r"Images \(3, 32\) do not fit texts \(2, 1, 32\)"):
+    with pytest.raises(
+        ShapeError, match=r"Image features \(3, 32\) do not fit input_ids \(2, 10\): expected \[2, 32\]"
+    ):
         model(ids, image_embeds=torch.randn(3, 32))
+    with pytest.raises(ShapeError, match=r"\(2, 31\).*expected \[2, 32\]"):
+        model(ids, image_embeds=torch.randn(2, 31))
     with pytest.raises(ShapeError, match=r"expected the same \[B, L\]"):
         model(ids[0], pixel_values=pixels)
 
@@ -107,6 +181,10 @@ def test_contradicting_settings_are_refused() -> None:
     config = tiny_config()
     config.embed_dim = 64
     with pytest.raises(ModelError, match="image tower is 32 wide and embed_dim is 64"):
+        LotlipModel(config)
+    config = tiny_config()
+    config.token_features = True
+    with pytest.raises(ModelError, match="set corner_tokens to 0"):
         LotlipModel(config)
     config = tiny_config()
     config.token_limit = 99

@@ -12,6 +12,7 @@ from lotlip.losses.contrastive import contrastive_loss_per_slot
 from lotlip.losses.multi_caption import multi_caption_loss
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.official import from_official
+from lotlip.model.packing import pack
 
 FOLDER = Path(__file__).parents[1] / "golden/official_tiny"
 ARCH = json.loads((FOLDER / "config.json").read_text())
@@ -58,12 +59,9 @@ def test_training_features_scale_and_losses(model: LotlipModel, reference: dict[
 
 def test_hidden_states_of_class_and_text(model: LotlipModel, reference: dict[str, torch.Tensor]) -> None:
     ids, tower = reference["short_ids"], model.text_tower
-    keep = ids != 0
-    from lotlip.model.text_tower import corner_attention_mask
-
-    mask = corner_attention_mask(keep, 2, torch.float32)
-    states = tower._read(ids, torch.arange(ids.shape[1]), mask, num_rows=ids.shape[1])
-    near(states[keep], reference["short_hidden"][keep])
+    texts = pack(ids != 0)
+    states = tower._run(ids, texts, None, num_corners=2)
+    near(states, reference["short_hidden"].flatten(0, 1)[texts.rows])
 
 
 def test_missing_and_unknown_keys_are_listed(state: dict[str, torch.Tensor]) -> None:

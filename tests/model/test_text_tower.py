@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lotlip.errors import ShapeError
-from lotlip.model.text_tower import corner_attention_mask
+from lotlip.model import packing
+from lotlip.model.packing import corner_visibility, pack
 from tests.model.tiny_parts import PAD, make_ids, slow_slots, tiny_model
 
 # One-token texts, empty texts, and texts that fill the limit of 16 ids.
@@ -76,7 +77,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     model.text_tower.encode_slots(ids).square().sum().backward()
     expected = [p.grad.clone() for p in model.text_tower.parameters()]
     model.zero_grad()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     model.text_tower.encode_slots(ids).square().sum().backward()
     for parameter, gradient in zip(model.text_tower.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-12, rtol=0)
@@ -95,16 +96,80 @@ def test_dropout_is_on_in_training_only() -> None:
 
 
 def test_mask_of_one_text_by_hand() -> None:
-    keep = torch.tensor([[True, True, True, True, True, False]])  # [CLS] corner corner text [SEP] [PAD]
-    open_ = corner_attention_mask(keep, 2, torch.float32)[0, 0] == 0
-    assert open_.int().tolist() == [
-        [1, 0, 0, 1, 1, 0],  # [CLS]: itself and text
-        [0, 1, 0, 1, 1, 0],  # a corner: itself and text, not [CLS]
-        [0, 0, 1, 1, 1, 0],
-        [1, 0, 0, 1, 1, 0],  # text: [CLS] and text, never corners
-        [1, 0, 0, 1, 1, 0],
-        [1, 0, 0, 1, 1, 0],  # [PAD] is seen by nobody; what it sees does not matter
+    visible = corner_visibility(5, 2, torch.device("cpu"))  # [CLS] corner corner text [SEP]
+    assert visible.int().tolist() == [
+        [1, 0, 0, 1, 1],  # [CLS]: itself and text
+        [0, 1, 0, 1, 1],  # a corner: itself and text, not [CLS]
+        [0, 0, 1, 1, 1],
+        [1, 0, 0, 1, 1],  # text: [CLS] and text, never corners
+        [1, 0, 0, 1, 1],
     ]
+
+
+def test_packing_by_hand() -> None:
+    texts = pack(torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 1], [1, 0, 0, 0]]).bool())
+    assert texts.order.tolist() == [3, 1, 0, 2]
+    assert texts.groups == ((1, 1), (1, 2), (2, 3))
+    assert texts.rows.tolist() == [12, 4, 5, 0, 1, 2, 8, 10, 11]
+    assert texts.first(1).tolist() == [0, 1, 3, 6]
+    assert texts.last().tolist() == [0, 2, 5, 8]
+    assert texts.unsort(torch.tensor([30, 10, 0, 20])).tolist() == [0, 10, 20, 30]
+
+
+def slow_varlen(query, key, value, starts_q, starts_k, max_q, max_k, *, window_size):
+    """What torch's variable-length kernel computes, by its documentation: sequence by sequence."""
+    assert starts_q.dtype == starts_k.dtype == torch.int32
+    assert (starts_q.diff().max(), starts_k.diff().max()) == (max_q, max_k)
+    assert (starts_q[-1], starts_k[-1]) == (len(query), len(key))
+    parts = []
+    for q0, q1, k0, k1 in zip(starts_q[:-1], starts_q[1:], starts_k[:-1], starts_k[1:], strict=True):
+        scores = torch.einsum("qhd,khd->hqk", query[q0:q1], key[k0:k1]) / query.shape[-1] ** 0.5
+        if window_size == (-1, 0):
+            later = torch.ones(q1 - q0, k1 - k0).triu(1 + (k1 - k0) - (q1 - q0)).bool()
+            scores = scores.masked_fill(later, -torch.inf)
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[k0:k1]))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("num_corners", [0, 1, 2, 4])
+def test_the_gpu_kernels_sequences_give_the_same_features_and_gradients(
+    num_corners: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(torch.float64, num_corner_tokens=num_corners)
+    ids = make_ids(LENGTHS[num_corners], num_corners)
+    tower = model.text_tower
+
+    def run() -> list[torch.Tensor]:
+        model.zero_grad()
+        features = [tower.encode_slots(ids), tower.encode_classes(ids)]
+        (features[0].square().sum() + features[1].sin().sum()).backward()
+        return [*features, *(p.grad.clone() for p in tower.parameters())]
+
+    expected = run()
+    monkeypatch.setattr(packing, "has_varlen_kernel", lambda query: True)
+    monkeypatch.setattr(packing.varlen, "varlen_attn", slow_varlen)
+    for found, wanted in zip(run(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
+
+
+def test_attention_dropout_keeps_away_from_the_kernel_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "has_varlen_kernel", lambda query: True)
+    monkeypatch.setattr(packing.varlen, "varlen_attn", lambda *_, **__: pytest.fail("it has no dropout"))
+    model = tiny_model().train()
+    model.text_tower.bert.config.attention_probs_dropout_prob = 0.5
+    ids = make_ids([6], 2)
+    assert not torch.equal(model.text_tower.encode_slots(ids), model.text_tower.encode_slots(ids))
+
+
+def test_features_of_every_token() -> None:
+    model = tiny_model(torch.float64, num_corner_tokens=0)
+    ids = make_ids([4, 1, 9], 0, width=16)
+    features, keep = model.text_tower.encode_tokens(ids)
+    assert keep.tolist() == (ids != PAD)[:, :11].tolist()
+    states = model.text_tower.bert(ids, attention_mask=(ids != PAD).long()).last_hidden_state
+    expected = model.text_tower.projection(torch.tanh(model.text_tower.bert.pooler.dense(states)))
+    torch.testing.assert_close(features, (expected * (ids != PAD)[..., None])[:, :11], atol=1e-10, rtol=0)
+    torch.testing.assert_close(features[:, 0], model.text_tower.encode_classes(ids), atol=1e-12, rtol=0)
 
 
 def test_errors_say_what_arrived() -> None:
@@ -118,3 +183,5 @@ def test_errors_say_what_arrived() -> None:
         tower.encode_slots(ids, torch.ones(2, 8))
     with pytest.raises(ShapeError, match="expected one and the same"):
         tower.encode_slots(ids[0])
+    with pytest.raises(ShapeError, match="Text 1 of 2 has no token"):
+        tower.encode_slots(ids, (torch.arange(2) == 0)[:, None].expand_as(ids))
