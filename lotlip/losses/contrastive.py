@@ -1,17 +1,28 @@
-"""Softmax contrastive loss (InfoNCE) between images and their texts, for one or several text slots.
+"""Softmax contrastive loss (InfoNCE) between images and their texts, the loss of CLIP and LiT.
 
 Shapes: B images, N text slots an image, D shared width.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from lotlip.errors import ShapeError
+from lotlip.losses.tiles import Group, Tiles, tiled_loss
 
 
-def contrastive_loss_per_slot(image_BD: Tensor, text_BND: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of every text slot with the images.
+def contrastive_loss(
+    image_BD: Tensor,
+    text_BND: Tensor,
+    scale: Tensor,
+    weights: Sequence[float] = (1.0,),
+    *,
+    label_smoothing: float = 0.0,
+    group: Group = None,
+    tile_bytes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum over slots of the symmetric InfoNCE of each slot with the images.
 
     Slot n of image i meets only the n-th texts of the other images, so the texts of one image never compete.
 
@@ -19,28 +30,52 @@ def contrastive_loss_per_slot(image_BD: Tensor, text_BND: Tensor, scale: Tensor)
         image_BD: unit-length image embeddings, float [B, D].
         text_BND: unit-length text embeddings, float [B, N, D], N >= 1.
         scale: scalar inverse temperature (not its log), > 0.
+        weights: of the N slots.
+        label_smoothing: share in [0, 1) of the target spread evenly over all B.
+        group, tile_bytes: see `tiled_loss`.
 
     Returns:
-        (CE_i2t + CE_t2i) / 2 of each slot, [N], in nats; ln(B) when all embeddings are equal.
+        The weighted sum (scalar) and (CE_i2t + CE_t2i) / 2 of each slot, [N], detached, in nats; ln(B) each
+        when all embeddings are equal.
 
     Raises:
-        ShapeError: B or D differ between the inputs, or a dimension is empty.
+        ShapeError: B or D differ between the inputs, a dimension is empty, or processes differ in B.
 
     Source: CLIP, arXiv:2103.00020, fig. 3, for each slot.
     """
-    check_shapes(image_BD, text_BND)
-    logits_NBB = scale * torch.einsum("id,jnd->nij", image_BD, text_BND)
-    matching = torch.arange(len(image_BD), device=image_BD.device).expand(len(logits_NBB), -1)
-    # cross_entropy wants the classes second: texts j for each image i, then images i for each text j.
-    image_to_text = functional.cross_entropy(logits_NBB.transpose(1, 2), matching, reduction="none")
-    text_to_image = functional.cross_entropy(logits_NBB, matching, reduction="none")
-    return (image_to_text.mean(dim=1) + text_to_image.mean(dim=1)) / 2
+    slot_loss = partial(_slot_loss, label_smoothing=label_smoothing)
+    return tiled_loss(image_BD, text_BND, scale, None, weights, slot_loss, group=group, tile_bytes=tile_bytes)
 
 
-def check_shapes(image_BD: Tensor, text_BND: Tensor) -> None:
-    """Refuse embeddings that do not fit each other, as `contrastive_loss_per_slot` describes."""
-    if text_BND.ndim != 3 or text_BND.shape[::2] != image_BD.shape or 0 in text_BND.shape:
-        raise ShapeError(
-            f"text {tuple(text_BND.shape)} does not fit image {tuple(image_BD.shape)}: expected [B, N, D] "
-            "and [B, D], none of them empty; give a single text as N=1."
-        )
+def _slot_loss(tiles: Tiles, weight: float, label_smoothing: float) -> Tensor:
+    rows_lse, columns_lse, own = _log_sums(tiles)
+    own_share, even_share = 1 - label_smoothing, label_smoothing / tiles.num_columns
+    losses = rows_lse + columns_lse[tiles.own] - 2 * own_share * own
+    if label_smoothing:
+        all_images = tiles.sum_over_processes(tiles.image.sum(dim=0))
+        sums = tiles.image @ tiles.text.sum(dim=0) + tiles.text[tiles.own] @ all_images
+        losses = losses - even_share * tiles.scale * sums
+    if weight:
+        factor = weight / (2 * tiles.num_rows)
+        for rows, logits in tiles:
+            grad = (logits - rows_lse[rows, None]).exp_()
+            grad += logits.sub_(columns_lse).exp_()
+            grad -= 2 * even_share
+            grad[torch.arange(len(grad), device=grad.device), tiles.own[rows]] -= 2 * own_share
+            tiles.add_gradient(rows, grad.mul_(factor))
+    return losses.mean() / 2
+
+
+def _log_sums(tiles: Tiles) -> tuple[Tensor, Tensor, Tensor]:
+    """Logarithms of the sums of exponentials over rows [b] and, of all processes, columns [B]; own logits [b]."""
+    rows_lse, own = torch.empty_like(tiles.image[:, 0]), torch.empty_like(tiles.image[:, 0])
+    highest, sums = torch.full_like(tiles.text[:, 0], -torch.inf), torch.zeros_like(tiles.text[:, 0])
+    for rows, logits in tiles:
+        rows_lse[rows] = logits.logsumexp(dim=1)
+        own[rows] = logits.gather(1, tiles.own[rows, None])[:, 0]
+        higher = torch.maximum(highest, logits.amax(dim=0))
+        sums = sums * (highest - higher).exp() + (logits - higher).exp_().sum(dim=0)
+        highest = higher
+    highest_of_all = tiles.max_over_processes(highest)
+    sums = tiles.sum_over_processes(sums * (highest - highest_of_all).exp())
+    return rows_lse, highest_of_all + sums.log(), own

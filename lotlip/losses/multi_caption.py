@@ -1,17 +1,38 @@
-"""LoTLIP's loss over one raw caption and several long-text features of each image.
+"""LoTLIP's weighting of one short text and several long-text features of each image.
 
-Shapes: N text slots an image; slot 0 is the raw caption, the others belong to long texts.
+Shapes: B images, N text slots an image, D shared width; slot 0 is the short text, the others belong to long texts.
 """
 
-import torch
 from torch import Tensor
 
 from lotlip.errors import ParamsError
-from lotlip.losses.contrastive import contrastive_loss_per_slot
+from lotlip.losses.contrastive import contrastive_loss
+from lotlip.losses.tiles import Group
+
+
+def slot_weights(num_slots: int, weight_raw: float, weight_long: float) -> list[float]:
+    """Weight of each slot in L = [w_raw * loss(slot 0) + w_long * sum of the other slots' losses] / N.
+
+    Raises:
+        ParamsError: the weights leave nothing to train on.
+    """
+    if min(weight_raw, weight_long) < 0 or not (weight_raw > 0 or (weight_long > 0 and num_slots > 1)):
+        raise ParamsError(
+            f"weight_raw {weight_raw} and weight_long {weight_long} with {num_slots} text slots: weights "
+            "must not be negative and at least one slot needs a positive one."
+        )
+    return [weight_raw / num_slots, *([weight_long / num_slots] * (num_slots - 1))]
 
 
 def multi_caption_loss(
-    image_BD: Tensor, text_BND: Tensor, scale: Tensor, *, weight_raw: float = 1.0, weight_long: float = 1.0
+    image_BD: Tensor,
+    text_BND: Tensor,
+    scale: Tensor,
+    *,
+    weight_raw: float = 1.0,
+    weight_long: float = 1.0,
+    group: Group = None,
+    tile_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean of the symmetric InfoNCE losses of all slots.
 
@@ -23,6 +44,7 @@ def multi_caption_loss(
         scale: scalar inverse temperature, > 0.
         weight_raw: w_raw >= 0.
         weight_long: w_long >= 0.
+        group, tile_bytes: see `tiled_loss`.
 
     Returns:
         L (scalar, in nats) and the unweighted loss of each slot [N], detached.
@@ -33,13 +55,6 @@ def multi_caption_loss(
 
     Source: LoTLIP, arXiv:2410.05249; the released training code's averaging.
     """
-    losses_N = contrastive_loss_per_slot(image_BD, text_BND, scale)
-    has_long = len(losses_N) > 1
-    if min(weight_raw, weight_long) < 0 or not (weight_raw > 0 or (weight_long > 0 and has_long)):
-        raise ParamsError(
-            f"weight_raw {weight_raw} and weight_long {weight_long} with {len(losses_N)} text slots: weights "
-            "must not be negative and at least one slot needs a positive one."
-        )
-    weights_N = torch.full_like(losses_N, weight_long)
-    weights_N[0] = weight_raw
-    return (weights_N * losses_N).sum() / len(losses_N), losses_N.detach()
+    num_slots = text_BND.shape[1] if text_BND.ndim == 3 else 1
+    weights = slot_weights(num_slots, weight_raw, weight_long)
+    return contrastive_loss(image_BD, text_BND, scale, weights, group=group, tile_bytes=tile_bytes)
