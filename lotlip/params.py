@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lotlip.errors import ParamsError
 
@@ -146,7 +146,7 @@ Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
 
 
 class Train(Section):
-    """Settings that all methods share."""
+    """Settings that all methods share, unless a method's own `train` says otherwise."""
 
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
@@ -166,6 +166,7 @@ class Train(Section):
     text_dropout: Share
     embed_dim: PositiveInt
     token_limit: Annotated[int, Field(ge=8)]
+    keep_positions: Annotated[int, Field(ge=0)]
     run_length: PositiveInt
     weight_raw: Annotated[float, Field(ge=0.0)]
     weight_long: Annotated[float, Field(ge=0.0)]
@@ -174,12 +175,30 @@ class Train(Section):
 
 
 class Method(Section):
-    """What makes a method that method: its image tower, its texts, its corner tokens."""
+    """What makes a method that method: its towers, its texts, its objective; the defaults are those of LiT."""
 
-    image_tower: Literal["locked", "unlocked"]
-    num_long: Annotated[int, Field(ge=0)]
-    corner_tokens: Annotated[int, Field(ge=0)]
-    corner_mask: bool
+    image_tower: Literal["locked", "unlocked"] = "locked"
+    image_projection: bool = False
+    text_tower: Literal["bert", "causal"] = "bert"
+    corner_tokens: Annotated[int, Field(ge=0)] = 0
+    corner_mask: bool = True
+    short_text: Literal["raw", "raw_or_rewrite", "first_sentence"] = "raw"
+    num_long: Annotated[int, Field(ge=0)] = 0
+    long_text: Literal["runs", "whole"] = "runs"
+    objective: Literal["softmax", "sigmoid", "late_interaction"] = "softmax"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    short_components: PositiveInt | None = None
+    train: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Method":
+        if self.corner_tokens and self.text_tower != "bert":
+            raise ValueError("corner_tokens need text_tower: bert")
+        if self.objective != "softmax" and (self.label_smoothing or self.short_components):
+            raise ValueError(f"label_smoothing and short_components belong to objective: softmax, not {self.objective}")
+        if self.objective == "late_interaction" and (self.num_long or self.corner_tokens):
+            raise ValueError("objective: late_interaction takes one text an image and no corner_tokens")
+        return self
 
 
 class Evaluate(Section):
@@ -220,6 +239,14 @@ class Params(Section):
     tracking: Tracking
     pipeline: Pipeline
 
+    def train_settings(self, method: str) -> Train:
+        """The section `train` with what the method of this name sets otherwise.
+
+        Raises:
+            ParamsError: the method's `train` has an unknown key or a value that does not fit.
+        """
+        return _override(self.train, self.methods[method].train, f"methods.{method}.train")
+
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
@@ -246,6 +273,8 @@ def parse_params(values: Any, where: str) -> Params:
         raise ParamsError(_explain(error, values, where)) from None
     for name in RESERVED_NAMES & params.captioners.keys():
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
+    for name in params.methods:
+        params.train_settings(name)
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)
@@ -266,6 +295,22 @@ def entry(section: dict[str, T], what: str, name: str) -> T:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ParamsError(f"params.yaml has no {what} {name!r}, it has {', '.join(section)}{hint}")
     return section[name]
+
+
+def _override(settings: Train, changes: dict[str, Any], where: str) -> Train:
+    try:
+        return Train.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = str(problem["loc"][0])
+            if problem["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(key, Train.model_fields, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(Train.model_fields)}"
+                problems.append(f"{where}.{key}: unknown key{hint}")
+            else:
+                problems.append(f"{where}.{key}: {problem['msg']}, got {problem['input']!r}")
+        raise ParamsError("; ".join(problems)) from None
 
 
 def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:

@@ -32,7 +32,8 @@ def main(name: str) -> None:
         EventLog(Path(".work/events/train") / f"{name}.jsonl"),
     ]
     with follow_training(name, params):
-        result = train(samples, images, params.train, method, Path("models") / name, Path(".work"), callbacks)
+        settings = params.train_settings(name)
+        result = train(samples, images, settings, method, Path("models") / name, Path(".work"), callbacks)
     write_curve(reports / f"{name}.csv", result.curve)
     write_json(reports / f"{name}.json", {**counts, **result.metrics})
 

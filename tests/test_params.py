@@ -56,6 +56,34 @@ def test_a_missing_key_and_a_wrong_type_are_both_told(values: Any) -> None:
     assert "'many'" in str(error.value)
 
 
+def test_a_method_is_what_differs_from_lit_and_may_set_its_own_training(values: Any) -> None:
+    values["methods"]["mine"] = {"num_long": 2, "train": {"token_limit": 77, "weight_long": 0.5}}
+    params = parse_params(values, "params.yaml")
+    assert params.methods["mine"].objective == "softmax"
+    settings = params.train_settings("mine")
+    assert (settings.token_limit, settings.weight_long) == (77, 0.5)
+    assert settings.epochs == params.train.epochs
+    assert params.train_settings("lit") == params.train
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"train": {"token_limt": 7}}, "methods.mine.train.token_limt: unknown key; did you mean 'token_limit'?"),
+        ({"train": {"epochs": -1}}, "methods.mine.train.epochs: Input should be greater than 0, got -1"),
+        ({"text_tower": "causal", "corner_tokens": 2}, "corner_tokens need text_tower: bert"),
+        ({"objective": "sigmoid", "label_smoothing": 0.1}, "belong to objective: softmax, not sigmoid"),
+        ({"objective": "late_interaction", "num_long": 1}, "takes one text an image"),
+        ({"objective": "softmin"}, "'softmax', 'sigmoid' or 'late_interaction', got 'softmin'"),
+    ],
+)
+def test_methods_that_contradict_themselves(values: Any, method: dict[str, Any], message: str) -> None:
+    values["methods"]["mine"] = method
+    with pytest.raises(ParamsError) as error:
+        parse_params(values, "params.yaml")
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "CPU"])
 def test_a_device_that_is_none(values: Any, device: str) -> None:
     values["train"]["device"] = device

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +24,33 @@ COUNTS = (
     "rejected_long",
     "failed_long",
     "long_texts",
+    "rewrites",
     "without_long",
     "samples",
 )
 
+Texts = dict[tuple[str, str], str | None]  # of a captioner, by key and kind; None where it failed
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image and its texts: where it lies, its raw caption, and the captioners' long texts."""
+    """An image and its texts: where it lies, its raw caption, the captioners' long texts, rewrites of the raw one."""
 
     shard: str
     key: str
     raw: str
     long: tuple[str, ...]
+    rewrites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Which texts of a sample a step sees; the comments in params.yaml say what each value means."""
+
+    short: Literal["raw", "raw_or_rewrite", "first_sentence"] = "raw"
+    num_long: int = 0
+    long: Literal["runs", "whole"] = "runs"
+    run_length: int = 3
 
 
 def is_held_out(key: str, share: float) -> bool:
@@ -70,7 +85,8 @@ def join_samples(
     Returns:
         The samples in the order of the shards, and the counts named in `COUNTS`, where
         `images = samples + held_out + held_out_twins + rejected_image + rejected_raw`. `without_long` samples
-        have no long text left.
+        have no long text left. A sample's rewrites are its texts of kind `rewrite`, or where it has none those of
+        kind `short`.
 
     Raises:
         DataError: a sidecar is missing or belongs to other images, or a table is damaged.
@@ -87,38 +103,47 @@ def join_samples(
     samples: list[Sample] = []
     for shard, rows in tables:
         rejected = _rejections(quarantine, shard)
-        long = {name: _long_texts(manifest, shard) for name, manifest in captions.items()}
+        written = {name: _texts(manifest, shard) for name, manifest in captions.items()}
         share = shares.get(source_of(shard.name), 0.0)
         for row in rows:
             counts["images"] += 1
             if reason := _exclusion(row, share, kept_back, rejected):
                 counts[reason] += 1
                 continue
-            texts = _pool(row["key"], long, rejected, counts)
+            texts = _pool(row["key"], written, rejected, counts)
+            rewrites = _rewrites(row["key"], written)
             counts["without_long"] += not texts
-            samples.append(Sample(shard.name, row["key"], row["caption"] or "", texts))
+            counts["rewrites"] += len(rewrites)
+            samples.append(Sample(shard.name, row["key"], row["caption"] or "", texts, rewrites))
     counts["samples"] = len(samples)
     return samples, {name: counts[name] for name in COUNTS}
 
 
-def draw_texts(sample: Sample, num_long: int, run_length: int, seed: int, epoch: int) -> tuple[str, ...]:
-    """The texts of a sample in an epoch: its raw caption, then `num_long` runs of consecutive sub-captions.
+def draw_texts(sample: Sample, recipe: TextRecipe, seed: int, epoch: int) -> tuple[str, ...]:
+    """The texts of a sample in an epoch: a short one, then `recipe.num_long` long ones.
 
-    Each run has `run_length` sub-captions, or all of a shorter text. The captioners' texts take turns in a
-    random order, so that several runs come from different texts as far as there are. Without any long text
-    the raw caption stands in (`without_long` of `join_samples` counts these samples).
+    Short: the raw caption; or, each as likely, the raw caption or one of its rewrites (without any: or the first
+    sub-caption of a long text, which is ours); or the first sub-caption of a long text. Long: runs of `run_length`
+    consecutive sub-captions, or of all of a shorter text; or whole texts. The captioners' texts take turns in a random
+    order, so that several come from different texts as far as there are, and the first sentence is that of the first
+    long one. Without any long text the raw caption stands in (`without_long` of `join_samples` counts these samples).
 
     Returns:
-        1 + `num_long` texts, equal for equal sample key, seed and epoch.
+        1 + `num_long` texts, equal for equal sample key, recipe, seed and epoch.
     """
-    if num_long == 0:
+    if recipe.short == "raw" and recipe.num_long == 0:
         return (sample.raw,)
     rng = random.Random(f"texts/{seed}/{epoch}/{sample.shard}/{sample.key}")
     pool = [pieces for text in sample.long if (pieces := split_sub_captions(text))]
-    if not pool:
-        return (sample.raw,) * (1 + num_long)
     rng.shuffle(pool)
-    return (sample.raw, *(_draw_run(pool[i % len(pool)], run_length, rng) for i in range(num_long)))
+    short = sample.raw
+    if recipe.short == "raw_or_rewrite":
+        short = rng.choice([sample.raw, *(sample.rewrites or [pieces[0] for pieces in pool])])
+    elif recipe.short == "first_sentence" and pool:
+        short = pool[0][0]
+    if not pool:
+        return (short, *([sample.raw] * recipe.num_long))
+    return (short, *(_draw_long(pool[i % len(pool)], recipe, rng) for i in range(recipe.num_long)))
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -126,9 +151,11 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(num_samples)
 
 
-def _draw_run(pieces: list[str], run_length: int, rng: random.Random) -> str:
-    start = rng.randrange(max(1, len(pieces) - run_length + 1))
-    return join_sub_captions(pieces[start : start + run_length])
+def _draw_long(pieces: list[str], recipe: TextRecipe, rng: random.Random) -> str:
+    if recipe.long == "whole":
+        return join_sub_captions(pieces)
+    start = rng.randrange(max(1, len(pieces) - recipe.run_length + 1))
+    return join_sub_captions(pieces[start : start + recipe.run_length])
 
 
 def _exclusion(row: dict[str, str], share: float, kept_back: set[str], rejected: set[tuple[str, str]]) -> str | None:
@@ -143,11 +170,11 @@ def _exclusion(row: dict[str, str], share: float, kept_back: set[str], rejected:
 
 
 def _pool(
-    key: str, long: dict[str, dict[str, str | None]], rejected: set[tuple[str, str]], counts: Counter[str]
+    key: str, written: Mapping[str, Texts], rejected: set[tuple[str, str]], counts: Counter[str]
 ) -> tuple[str, ...]:
     texts = []
-    for name, of_captioner in long.items():
-        text = of_captioner.get(key)
+    for name, of_captioner in written.items():
+        text = of_captioner.get((key, "long"))
         if text is None:
             counts["failed_long"] += 1
         elif (key, name) in rejected:
@@ -158,17 +185,23 @@ def _pool(
     return tuple(texts)
 
 
+def _rewrites(key: str, written: Mapping[str, Texts]) -> tuple[str, ...]:
+    for kind in ("rewrite", "short"):
+        if found := tuple(text for texts in written.values() if (text := texts.get((key, kind)))):
+            return found
+    return ()
+
+
 def _successes(manifest: Manifest, shard: Shard) -> list[dict[str, str]]:
     rows = read_table(manifest, shard, ("key", "status", "caption", "sha256"))
     return [row for row in rows if row["status"] == "success"]
 
 
-def _long_texts(manifest: Manifest, images: Shard) -> dict[str, str | None]:
+def _texts(manifest: Manifest, images: Shard) -> Texts:
     rows = read_table(manifest, _sidecar(manifest, images), ("key", "kind", "text", "failure"))
     return {
-        row["key"]: row["text"] if row["failure"] is None and (row["text"] or "").strip() else None
+        (row["key"], row["kind"]): row["text"] if row["failure"] is None and (row["text"] or "").strip() else None
         for row in rows
-        if row["kind"] == "long"
     }
 
 

@@ -3,7 +3,6 @@
 Shapes: B images, N text slots an image, D shared width.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,9 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from lotlip.losses.tiles import Group, Tiles, tiled_loss
-
-LOGIT_SCALE_INIT = math.log(10)  # first logarithm of the scale, and first bias
-LOGIT_BIAS_INIT = -10.0
 
 
 def sigmoid_loss(

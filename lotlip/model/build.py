@@ -1,15 +1,18 @@
-"""A fresh `LotlipModel` from the settings in params.yaml: pretrained towers, new corners and projection."""
+"""A fresh `LotlipModel` from the settings in params.yaml: pretrained towers, new corners and projections."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
-from transformers import BertConfig, BertModel
+from torch import Tensor, nn
+from transformers import BertConfig, CLIPTextConfig
 
 from lotlip.errors import ModelError, ParamsError
-from lotlip.model.config import LotlipConfig
+from lotlip.model.config import LOGIT_SCALE_INIT, SIGMOID_BIAS_INIT, SIGMOID_SCALE_INIT, LotlipConfig
 from lotlip.model.image_tower import ImageSettings, check_source, load_image_tower
 from lotlip.model.modeling import LotlipModel
+from lotlip.model.pretrained_text import PretrainedText, load_text_tower
 from lotlip.params import Method, Train
 from lotlip.text.tokenizer import LotlipTokenizer
 
@@ -38,77 +41,108 @@ def build_model(settings: Train, method: Method) -> Parts:
         num_corner_tokens=method.corner_tokens,
         token_limit=settings.token_limit,
     )
-    image_tower, image_settings = load_image_tower(settings.image_tower, settings.image_tower_revision)
-    text_config, pretrained = _text_tower(settings, tokenizer)
-    for part in (text_config, image_tower.config):
+    image = load_image_tower(settings.image_tower, settings.image_tower_revision)
+    text = _pretrained_text(settings, method, tokenizer)
+    text_config = _fresh_config(settings, method, tokenizer) if text is None else text.config
+    for part in (text_config, image.tower.config):
         part._name_or_path = ""  # where a tower was loaded from does not belong into the trained model
+    scale, bias = _logit_start(settings, method)
     config = LotlipConfig(
         text_config=text_config,
-        vision_config=image_tower.config,
+        vision_config=image.tower.config,
         embed_dim=settings.embed_dim,
+        image_projection=method.image_projection,
         num_corner_tokens=method.corner_tokens,
         corner_mask=method.corner_mask,
         token_limit=settings.token_limit,
+        token_features=method.objective == "late_interaction",
+        logit_scale_init=scale,
+        logit_bias_init=bias,
     )
     model = LotlipModel(config)
-    model.image_tower.load_state_dict(image_tower.state_dict())
-    if pretrained is not None:
-        _load_text(model, pretrained)
+    model.image_tower.load_state_dict(image.tower.state_dict())
+    _copy_projection(model.image_projection, image.projection)
+    if text is not None:
+        _load_text(model, text)
     if method.image_tower == "locked":
         model.image_tower.requires_grad_(False)
-    return Parts(model, tokenizer, image_settings)
+    return Parts(model, tokenizer, image.settings)
 
 
-def _text_tower(settings: Train, tokenizer: LotlipTokenizer) -> tuple[BertConfig, BertModel | None]:
+def _pretrained_text(settings: Train, method: Method, tokenizer: LotlipTokenizer) -> PretrainedText | None:
     if settings.text_tower is None:
-        return _fresh_config(settings, tokenizer), None
-    location = check_source("text tower", settings.text_tower, settings.text_tower_revision)
-    try:
-        config = transformers.AutoConfig.from_pretrained(**location)
-        if config.model_type != "bert":
-            raise ModelError(f"The text tower {settings.text_tower} is a {config.model_type!r}; expected 'bert'.")
-        bert, info = BertModel.from_pretrained(**location, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The text tower {settings.text_tower} cannot be opened: {error}") from error
-    if info["missing_keys"]:
-        raise ModelError(
-            f"The text tower {settings.text_tower} lacks weights: {', '.join(sorted(info['missing_keys']))}."
-        )
+        return None
+    text = load_text_tower(
+        settings.text_tower,
+        settings.text_tower_revision,
+        method.text_tower,
+        settings.token_limit,
+        settings.keep_positions,
+    )
     plain_size = tokenizer.vocab_size - tokenizer.num_corner_tokens
-    if bert.config.vocab_size != plain_size:
+    if text.config.vocab_size != plain_size:
         raise ModelError(
-            f"The text tower {settings.text_tower} knows {bert.config.vocab_size} ids and the tokenizer "
+            f"The text tower {settings.text_tower} knows {text.config.vocab_size} ids and the tokenizer "
             f"{settings.tokenizer} has {plain_size}: they do not belong together."
         )
-    config.vocab_size = tokenizer.vocab_size
-    config.hidden_dropout_prob, config.attention_probs_dropout_prob = settings.text_dropout, 0.0
-    return config, bert
+    text.config.vocab_size = tokenizer.vocab_size
+    if method.text_tower == "bert":
+        text.config.hidden_dropout_prob, text.config.attention_probs_dropout_prob = settings.text_dropout, 0.0
+    return text
 
 
-def _fresh_config(settings: Train, tokenizer: LotlipTokenizer) -> BertConfig:
+def _fresh_config(settings: Train, method: Method, tokenizer: LotlipTokenizer) -> BertConfig | CLIPTextConfig:
     if settings.text_width % settings.text_heads:
         raise ParamsError(
             f"train.text_width {settings.text_width} is not a multiple of text_heads {settings.text_heads}."
         )
+    shared: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "hidden_size": settings.text_width,
+        "num_hidden_layers": settings.text_layers,
+        "num_attention_heads": settings.text_heads,
+        "intermediate_size": 4 * settings.text_width,
+        "max_position_embeddings": settings.token_limit,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    if method.text_tower == "causal":
+        return CLIPTextConfig(
+            **shared,
+            projection_dim=settings.embed_dim,
+            bos_token_id=tokenizer.cls_id,
+            eos_token_id=tokenizer.sep_id,
+        )
     return BertConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=settings.text_width,
-        num_hidden_layers=settings.text_layers,
-        num_attention_heads=settings.text_heads,
-        intermediate_size=4 * settings.text_width,
-        max_position_embeddings=settings.token_limit,
+        **shared,
         hidden_dropout_prob=settings.text_dropout,
         attention_probs_dropout_prob=0.0,
         initializer_range=INITIALIZER_RANGE,
-        pad_token_id=tokenizer.pad_id,
     )
 
 
+def _logit_start(settings: Train, method: Method) -> tuple[float, float | None]:
+    """First logarithm of the logit scale, and first bias."""
+    if method.objective == "sigmoid":
+        return SIGMOID_SCALE_INIT, SIGMOID_BIAS_INIT
+    if method.text_tower == "causal" and settings.text_tower == settings.image_tower:  # a whole CLIP goes on training
+        location = check_source("CLIP", settings.image_tower, settings.image_tower_revision)
+        return transformers.CLIPModel.from_pretrained(**location).logit_scale.item(), None
+    return LOGIT_SCALE_INIT, None
+
+
 @torch.no_grad()
-def _load_text(model: LotlipModel, bert: BertModel) -> None:
-    """Copy a pretrained BERT; the rows of the corner tokens, which it lacks, keep their new values."""
-    state = bert.state_dict()
-    words = "embeddings.word_embeddings.weight"
-    fresh = model.text_tower.bert.embeddings.word_embeddings.weight
-    state[words] = torch.cat([state[words], fresh[len(state[words]) :]])
-    model.text_tower.bert.load_state_dict(state)
+def _load_text(model: LotlipModel, text: PretrainedText) -> None:
+    """Copy a pretrained transformer; the rows of the corner tokens, which it lacks, keep their new values."""
+    tower = model.text_tower
+    words, fresh = f"{tower.words}.weight", tower.word_embeddings.weight
+    known = text.weights[words]
+    weights = {**text.weights, words: torch.cat([known, fresh[len(known) :]])}
+    tower.transformer.load_state_dict({**tower.transformer.state_dict(), **weights})
+    _copy_projection(tower.projection, text.projection)
+
+
+@torch.no_grad()
+def _copy_projection(layer: nn.Module, weight: Tensor | None) -> None:
+    """Take over a CLIP checkpoint's projection where it leads to the same shared space."""
+    if isinstance(layer, nn.Linear) and weight is not None and weight.shape == layer.weight.shape:
+        layer.weight.copy_(weight)

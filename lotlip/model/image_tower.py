@@ -78,7 +78,16 @@ def image_features(tower: Any, pixels_BCHW: Tensor, *, patches: bool = False) ->
     return features
 
 
-def load_image_tower(source: str, revision: str | None = None) -> tuple[Any, ImageSettings]:
+@dataclass(frozen=True)
+class PretrainedImage:
+    """A tower, how its images are made, and a CLIP checkpoint's projection [D, H] to the shared space."""
+
+    tower: Any
+    settings: ImageSettings
+    projection: Tensor | None = None
+
+
+def load_image_tower(source: str, revision: str | None = None) -> PretrainedImage:
     """Open a pretrained tower and its image settings.
 
     Args:
@@ -92,14 +101,17 @@ def load_image_tower(source: str, revision: str | None = None) -> tuple[Any, Ima
     try:
         config = transformers.AutoConfig.from_pretrained(**location)
         kind = _kind(_PARENTS.get(config.model_type, config.model_type))
-        tower, info = getattr(transformers, kind.class_name).from_pretrained(
-            **location, **dict(kind.arguments), dtype=torch.float32, output_loading_info=True
-        )
+        is_clip = config.model_type == "clip"
+        loader = transformers.CLIPModel if is_clip else getattr(transformers, kind.class_name)
+        arguments = {**location, **dict(kind.arguments), "dtype": torch.float32}
+        loaded, info = loader.from_pretrained(**arguments, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"The image tower {source} cannot be opened: {error}") from error
     if info["missing_keys"]:
         raise ModelError(f"The image tower {source} lacks weights: {', '.join(sorted(info['missing_keys']))}.")
-    return tower, _image_settings(source, tower.config.image_size)
+    tower = loaded.vision_model if is_clip else loaded
+    projection = loaded.visual_projection.weight.detach() if is_clip else None
+    return PretrainedImage(tower, _image_settings(source, tower.config.image_size), projection)
 
 
 def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]:

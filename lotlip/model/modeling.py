@@ -29,10 +29,11 @@ class LotlipOutput(ModelOutput):  # type: ignore[misc]
     exponentiated) and logit_bias (scalar) where there is one.
     """
 
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
+    # ModelOutput wants defaults; all but the optional ones are always there.
+    image_embeds: Tensor = None  # type: ignore[assignment]
+    text_embeds: Tensor = None  # type: ignore[assignment]
+    logit_scale: Tensor = None  # type: ignore[assignment]
     text_keep: Tensor | None = None
-    logit_scale: Tensor | None = None
     logit_bias: Tensor | None = None
 
 

@@ -11,7 +11,7 @@ The last layer computes its queries and its dense part for the rows that are rea
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class TextTower(nn.Module, ABC):
     token (without one: wherever ids are not `[PAD]`). Features are not normalised.
     """
 
+    words: ClassVar[str]  # the embedding of ids, a part of the transformer
     num_corners = 0
     pad_id: int
 
@@ -54,8 +55,15 @@ class TextTower(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def word_embeddings(self) -> nn.Module:
+    def transformer(self) -> nn.Module:
+        """The transformer as it is found in checkpoints."""
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
         """The embedding of ids."""
+        found = self.transformer.get_submodule(self.words)
+        assert isinstance(found, nn.Embedding)
+        return found
 
     @abstractmethod
     def encode_classes(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
@@ -143,6 +151,8 @@ class BertTower(TextTower):
     Source: LoTLIP, arXiv:2410.05249, section 3; released evaluation code.
     """
 
+    words = "embeddings.word_embeddings"
+
     def __init__(self, config: LotlipConfig) -> None:
         super().__init__(config)
         self.num_corners = config.num_corner_tokens
@@ -167,9 +177,9 @@ class BertTower(TextTower):
         return texts.unsort(self._head(states_QH).view(len(ids_BL), num_slots, -1))
 
     @property
-    def word_embeddings(self) -> nn.Module:
-        embeddings: nn.Module = self.bert.embeddings.word_embeddings
-        return embeddings
+    def transformer(self) -> nn.Module:
+        found: nn.Module = self.bert
+        return found
 
     def _check(self, ids_BL: Tensor, mask_BL: Tensor | None) -> Tensor:
         keep_BL = super()._check(ids_BL, mask_BL)
@@ -221,6 +231,8 @@ class CausalTower(TextTower):
     Source: CLIP, arXiv:2103.00020, section 2.4.
     """
 
+    words = "embeddings.token_embedding"
+
     def __init__(self, config: LotlipConfig) -> None:
         super().__init__(config)
         self.clip: Any = CLIPTextModel._from_config(config.text_config)
@@ -230,9 +242,9 @@ class CausalTower(TextTower):
         return texts.unsort(self._head(self._run(ids_BL, texts, texts.last(), 0)))
 
     @property
-    def word_embeddings(self) -> nn.Module:
-        embeddings: nn.Module = self.clip.embeddings.token_embedding
-        return embeddings
+    def transformer(self) -> nn.Module:
+        found: nn.Module = self.clip
+        return found
 
     def _tokens(self, ids_BL: Tensor) -> Tensor:
         end: int = self.clip.config.eos_token_id

@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from lotlip.params import Method
 from lotlip.tracking.redact import flat_params
 from lotlip.tracking.runs import curve_metric
 from lotlip.tracking.state import PARAMS_FILE, PipelineState, StageRecord
@@ -14,7 +15,7 @@ def stage_params(record: StageRecord) -> dict[str, str]:
 
     `methods.lotlip.num_long` of `train@lotlip` reads `method.num_long`.
     """
-    flat = flat_params(record.params)
+    flat = flat_params({name: _with_defaults(name, value) for name, value in record.params.items()})
     if not record.instance:
         return flat
     renamed = {}
@@ -63,6 +64,12 @@ def method_metrics(state: PipelineState, method: str) -> dict[str, float]:
     final = state.metrics(f"train@{method}", f"reports/train/{method}.json")
     curves = {name for _, row in method_curve(state, method) for name in row}
     return metrics | {curve_metric(n): v for n, v in final.items() if curve_metric(n) not in curves}
+
+
+def _with_defaults(name: str, value: Any) -> Any:
+    """A method's settings in full: its entry names only what differs from the defaults."""
+    is_method = name.startswith("methods.") and isinstance(value, dict)
+    return {**Method().model_dump(), **value} if is_method else value
 
 
 def _set_at(values: Any, path: list[str], value: Any) -> bool:

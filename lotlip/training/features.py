@@ -90,6 +90,8 @@ def cached_features(
     images: Sequence[Manifest],
     samples: Sequence[Sample],
     folder: Path,
+    *,
+    patches: bool = False,
 ) -> Tensor:
     """Features of the samples' images by a locked tower, computed for whole shards and kept in `folder`.
 
@@ -99,9 +101,10 @@ def cached_features(
         images: manifests that hold the samples' shards.
         samples: whose features are wanted, in this order.
         folder: of `<key>.safetensors`, one a shard.
+        patches: of each of an image's P patches instead.
 
     Returns:
-        float32 [len(samples), D] on the CPU, not normalised.
+        float32 [len(samples), H] or [len(samples), P, H] on the CPU, not normalised.
 
     Raises:
         DataError: a shard or an image is missing or damaged.
@@ -112,9 +115,9 @@ def cached_features(
     for manifest in images:
         for shard in manifest.shards:
             if shard.name in wanted:
-                path = folder / f"{_key(identity, settings, shard)}.safetensors"
+                path = folder / f"{_key(identity, settings, shard, patches)}.safetensors"
                 if not path.is_file():
-                    _compute(tower, settings, manifest, shard, path)
+                    _compute(tower, settings, manifest, shard, path, patches)
                 rows.update(_read(path, shard.name))
     missing = [sample.key for sample in samples if (sample.shard, sample.key) not in rows]
     if missing:
@@ -125,23 +128,25 @@ def cached_features(
     return torch.stack([rows[sample.shard, sample.key] for sample in samples])
 
 
-def _key(identity: str, settings: ImageSettings, shard: Shard) -> str:
+def _key(identity: str, settings: ImageSettings, shard: Shard, patches: bool) -> str:
     return content_key(
         {
             "version": FEATURE_VERSION,
             "tower": identity,
             "transform": asdict(settings),
             "tar": shard.files["tar"].sha256,
+            "patches": patches,
         }
     )
 
 
 @torch.inference_mode()
-def _compute(tower: Any, settings: ImageSettings, manifest: Manifest, shard: Shard, path: Path) -> None:
+def _compute(tower: Any, settings: ImageSettings, manifest: Manifest, shard: Shard, path: Path, patches: bool) -> None:
     print(f"image features of {shard.name}: {shard.num_samples} images", flush=True)
     device = next(tower.parameters()).device
     with ShardReader(manifest.path(shard, "tar"), shard.files["tar"].sha256) as reader:
-        parts = [image_features(tower, pixels.to(device)).cpu() for pixels in _pixel_batches(reader, settings)]
+        batches = _pixel_batches(reader, settings)
+        parts = [image_features(tower, pixels.to(device), patches=patches).cpu() for pixels in batches]
         keys = reader.keys
     features = torch.cat(parts) if parts else torch.zeros(0, tower.config.hidden_size)
     with atomic_path(path) as temporary:

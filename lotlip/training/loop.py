@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lotlip.data.manifest import Manifest
-from lotlip.data.samples import Sample, epoch_order
+from lotlip.data.samples import Sample, TextRecipe, epoch_order
 from lotlip.errors import DataError, ModelError
 from lotlip.model.build import Parts, build_model
 from lotlip.model.devices import open_device
@@ -27,11 +27,11 @@ from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from lotlip.training.features import PixelSource, cached_features, weights_hash
 from lotlip.training.optim import learning_rate, make_optimizer
-from lotlip.training.step import StepResult, train_step
+from lotlip.training.step import Batch, StepResult, train_step
 from lotlip.training.texts import TextSource
 
 CURVE_ROWS = 100  # about as many rows has a training curve, and at least one an epoch
-TRAIN_VERSION = 1  # raise it when the same settings and samples would give other weights
+TRAIN_VERSION = 2  # raise it when the same settings and samples would give other weights
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def train(
     Args:
         samples: image-text samples, at least one batch of them.
         images: manifests whose shards hold the samples' images.
-        settings: what all methods share.
+        settings: what all methods share, with what this one sets otherwise (`Params.train_settings`).
         method: what makes this one.
         out: becomes a folder for `LotlipModel.from_pretrained` and `LotlipProcessor.from_pretrained`.
         work: keeps image features and checkpoints under names that depend on all their inputs.
@@ -111,11 +111,14 @@ class _Run:
         self.device, self.callbacks = device, callbacks
         self.checkpoint = work / "train" / _run_key(parts, samples, settings, method) / "checkpoint.pt"
         self.model = parts.model.to(device)
-        self.texts = TextSource(parts.tokenizer, method.num_long, settings.run_length, settings.seed)
+        recipe = TextRecipe(method.short_text, method.num_long, method.long_text, settings.run_length)
+        self.texts = TextSource(parts.tokenizer, recipe, settings.seed)
         self.features: torch.Tensor | None = None
         if method.image_tower == "locked":
             tower = self.model.image_tower.eval()
-            self.features = cached_features(tower, parts.image_settings, images, samples, work / "features")
+            patches = method.objective == "late_interaction"
+            folder = work / "features"
+            self.features = cached_features(tower, parts.image_settings, images, samples, folder, patches=patches)
         self.pixels = PixelSource(images, parts.image_settings)
         self.optimizer = make_optimizer(self.model, settings.weight_decay)
         self.steps_per_epoch = len(samples) // settings.batch_size
@@ -144,6 +147,7 @@ class _Run:
             "logit_scale": _rounded(self.model.logit_scale.exp().item()),
             "num_samples": len(self.samples),
             "without_long": sum(not sample.long for sample in self.samples),
+            "without_rewrite": sum(not sample.rewrites for sample in self.samples),
             "epochs": self.settings.epochs,
             "steps": self.num_steps,
             "skipped_steps": counts["skipped_steps"],
@@ -186,10 +190,11 @@ class _Run:
 
     def _step(self, chosen: Any, epoch: int, rate: float) -> StepResult:
         batch = [self.samples[i] for i in chosen]
-        input_ids = self.texts.batch(batch, epoch).to(self.device)
+        ids, mask = (x.to(self.device) for x in self.texts.batch(batch, epoch))
         features = self.features
-        pixels = self.pixels.batch(batch) if features is None else features[torch.from_numpy(chosen)]
-        result = train_step(self.model, self.optimizer, input_ids, pixels.to(self.device), self.settings, rate)
+        images = self.pixels.batch(batch) if features is None else features[torch.from_numpy(chosen)]
+        inputs = Batch(ids, mask, images.to(self.device), precomputed=features is not None)
+        result = train_step(self.model, self.optimizer, inputs, self.settings, self.method, rate)
         self.texts.counts["skipped_steps"] += result.skipped
         return result
 
@@ -236,7 +241,7 @@ def _run_key(parts: Parts, samples: Sequence[Sample], settings: Train, method: M
             "method": method.model_dump(),
             "transform": asdict(parts.image_settings),
             "vocabulary": parts.tokenizer.fingerprint(),
-            "samples": content_key([[s.shard, s.key, s.raw, list(s.long)] for s in samples]),
+            "samples": content_key([[s.shard, s.key, s.raw, list(s.long), list(s.rewrites)] for s in samples]),
         }
     )
 

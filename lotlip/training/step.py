@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lotlip.losses.multi_caption import multi_caption_loss
 from lotlip.model.modeling import LotlipModel
-from lotlip.params import Train
+from lotlip.params import Method, Train
+from lotlip.training.objective import compute_loss
 
 
 @dataclass(frozen=True)
@@ -20,36 +20,38 @@ class StepResult:
     skipped: bool
 
 
+@dataclass(frozen=True)
+class Batch:
+    """ids and mask of texts, int64 [B, 1 + K, L]; images: pixels [B, 3, S, S], or what a locked tower made of them.
+
+    `precomputed`: the latter, [B, H] or, for token features, [B, P, H].
+    """
+
+    ids: Tensor
+    mask: Tensor
+    images: Tensor
+    precomputed: bool
+
+
 def train_step(
-    model: LotlipModel,
-    optimizer: torch.optim.Optimizer,
-    input_ids: Tensor,
-    images: Tensor,
-    settings: Train,
-    rate: float,
+    model: LotlipModel, optimizer: torch.optim.Optimizer, batch: Batch, settings: Train, method: Method, rate: float
 ) -> StepResult:
     """Update the model once.
 
     Args:
         model: in training mode.
         optimizer: over the model's trainable weights.
-        input_ids: int64 [B, 1 + K, L].
-        images: pixels [B, 3, S, S], or features of a locked tower [B, D].
+        batch: on the model's device.
         settings: loss weights and clipping norm.
+        method: the objective.
         rate: learning rate of this step.
 
     Returns:
         What happened; weights and optimizer are untouched when loss or gradient is not finite.
     """
-    kind = "pixel_values" if images.ndim == 4 else "image_embeds"
-    output = model(input_ids=input_ids, **{kind: images})
-    loss, slot_losses = multi_caption_loss(
-        output.image_embeds,
-        output.text_embeds,
-        output.logit_scale,
-        weight_raw=settings.weight_raw,
-        weight_long=settings.weight_long,
-    )
+    kind = "image_embeds" if batch.precomputed else "pixel_values"
+    output = model(input_ids=batch.ids, attention_mask=batch.mask, **{kind: batch.images})
+    loss, slot_losses = compute_loss(output, method, settings)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -6,31 +6,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lotlip.data.samples import Sample, draw_texts
+from lotlip.data.samples import Sample, TextRecipe, draw_texts
 from lotlip.text.tokenizer import LotlipTokenizer
 
 CACHED_TEXTS = 500_000  # about 200 bytes each
 
 
 class TextSource:
-    """Makes ids [B, 1 + K, L] of samples: the raw caption, then K long texts drawn anew in each epoch.
+    """Makes ids of samples' texts: a short one, then K long ones, drawn anew in each epoch.
 
     `counts` adds up texts, tokens and what truncation cost over all batches made.
     """
 
-    def __init__(self, tokenizer: LotlipTokenizer, num_long: int, run_length: int, seed: int) -> None:
+    def __init__(self, tokenizer: LotlipTokenizer, recipe: TextRecipe, seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self._tokenizer = tokenizer
-        self._num_long, self._run_length, self._seed = num_long, run_length, seed
+        self._recipe, self._seed = recipe, seed
         self._cache: dict[str, tuple[list[int], int, int]] = {}
 
-    def batch(self, samples: Sequence[Sample], epoch: int) -> Tensor:
-        """Ids of the samples' texts in this epoch, int64 [B, 1 + K, L], padded to the longest."""
-        texts = [
-            text
-            for sample in samples
-            for text in draw_texts(sample, self._num_long, self._run_length, self._seed, epoch)
-        ]
+    def batch(self, samples: Sequence[Sample], epoch: int) -> tuple[Tensor, Tensor]:
+        """Ids of the samples' texts in this epoch and where there is a token, int64 [B, 1 + K, L], padded."""
+        texts = [text for sample in samples for text in draw_texts(sample, self._recipe, self._seed, epoch)]
         self._fill_cache(texts)
         rows = []
         for text in texts:
@@ -40,8 +36,9 @@ class TextSource:
             self.counts["lost_tokens"] += num_lost
             self.counts["truncated_texts"] += num_lost > 0
         self.counts["texts"] += len(texts)
-        ids_array, _ = self._tokenizer.pad(rows)
-        return torch.from_numpy(ids_array).view(len(samples), 1 + self._num_long, -1)
+        shape = (len(samples), 1 + self._recipe.num_long, -1)
+        padded, mask = (torch.from_numpy(array).view(shape) for array in self._tokenizer.pad(rows))
+        return padded, mask
 
     def _fill_cache(self, texts: Sequence[str]) -> None:
         if len(self._cache) > CACHED_TEXTS:

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotlip.data.samples import Sample, draw_texts, epoch_order, is_held_out, join_samples
+from lotlip.data.samples import Sample, TextRecipe, draw_texts, epoch_order, is_held_out, join_samples
 from lotlip.data.tables import Row
 from lotlip.errors import DataError
 from lotlip.text.subcaptions import split_sub_captions
 from tests.data.folders import image_folder, image_row, long_row, sidecar
 
+RUN_OF_3 = TextRecipe(num_long=1, run_length=3)
 KEYS = [f"key{i:03d}" for i in range(400)]
 
 
@@ -48,6 +49,7 @@ def test_join_drops_and_counts_what_is_rejected(tmp_path: Path) -> None:
         "rejected_long": 1,
         "failed_long": 2,
         "long_texts": 1,
+        "rewrites": 0,
         "without_long": 1,
         "samples": 2,
     }
@@ -106,8 +108,9 @@ SAMPLES = st.builds(
 
 @given(SAMPLES, st.integers(0, 4), st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
 def test_draws_are_runs_of_the_pool(sample: Sample, num_long: int, run_length: int, seed: int, epoch: int) -> None:
-    texts = draw_texts(sample, num_long, run_length, seed, epoch)
-    assert texts == draw_texts(sample, num_long, run_length, seed, epoch)
+    recipe = TextRecipe(num_long=num_long, run_length=run_length)
+    texts = draw_texts(sample, recipe, seed, epoch)
+    assert texts == draw_texts(sample, recipe, seed, epoch)
     assert len(texts) == 1 + num_long
     assert texts[0] == sample.raw
     pools = [pieces for text in sample.long if (pieces := split_sub_captions(text))]
@@ -123,20 +126,24 @@ def test_draws_are_runs_of_the_pool(sample: Sample, num_long: int, run_length: i
 
 def test_draws_change_with_key_seed_and_epoch_and_reach_every_run_equally() -> None:
     sample = Sample("s-00000", "a", "raw", ("1. 2. 3. 4. 5", "6. 7. 8"))
-    draws = [draw_texts(sample, 1, 3, 0, epoch)[1] for epoch in range(1200)]
+    draws = [draw_texts(sample, RUN_OF_3, 0, epoch)[1] for epoch in range(1200)]
     expected = {"1. 2. 3": 200, "2. 3. 4": 200, "3. 4. 5": 200, "6. 7. 8": 600}  # each text half the time
     counts = {run: draws.count(run) for run in set(draws)}
     assert counts.keys() == expected.keys()
     assert all(abs(counts[run] - expected[run]) < 80 for run in expected)
-    assert draws != [draw_texts(sample, 1, 3, 1, epoch)[1] for epoch in range(1200)]
+    assert draws != [draw_texts(sample, RUN_OF_3, 1, epoch)[1] for epoch in range(1200)]
     other = Sample("s-00000", "b", sample.raw, sample.long)
-    assert draws != [draw_texts(other, 1, 3, 0, epoch)[1] for epoch in range(1200)]
+    assert draws != [draw_texts(other, RUN_OF_3, 0, epoch)[1] for epoch in range(1200)]
 
 
 def test_several_runs_come_from_different_texts_first() -> None:
     sample = Sample("s-00000", "a", "raw", ("1. 1", "2. 2", "3. 3"))
     for epoch in range(20):
-        assert {text[0] for text in draw_texts(sample, 3, 2, 0, epoch)[1:]} == {"1", "2", "3"}
+        assert {text[0] for text in draw_texts(sample, TextRecipe(num_long=3, run_length=2), 0, epoch)[1:]} == {
+            "1",
+            "2",
+            "3",
+        }
 
 
 @given(st.integers(0, 60), st.integers(0, 5), st.integers(0, 5))

@@ -45,9 +45,9 @@ def test_features_patches_and_folder(name: str, tmp_path: Path) -> None:
     if name != "siglip":
         torch.testing.assert_close(norm(states)[:, 0], features, atol=1e-5, rtol=0)
     tower.save_pretrained(tmp_path)
-    opened, settings = load_image_tower(str(tmp_path))
-    assert settings.size == 16
-    torch.testing.assert_close(image_features(opened.eval(), pixels), features)
+    opened = load_image_tower(str(tmp_path))
+    assert opened.settings.size == 16
+    torch.testing.assert_close(image_features(opened.tower.eval(), pixels), features)
 
 
 def test_unknown_kinds_are_named() -> None:

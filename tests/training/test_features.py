@@ -14,7 +14,7 @@ from tests.training.tiny_training import LIT, LOTLIP, Project
 
 @pytest.fixture
 def tower(project: Project):
-    return load_image_tower(str(project.folder / "vit"))[0].eval()
+    return load_image_tower(str(project.folder / "vit")).tower.eval()
 
 
 def test_features_are_the_towers_in_the_order_of_the_samples(project: Project, tower) -> None:

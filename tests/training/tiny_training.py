@@ -27,8 +27,8 @@ from lotlip.text.tokenizer import SPECIAL_TOKENS
 from lotlip.training.loop import Result, train
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
-LOTLIP = Method(image_tower="locked", num_long=1, corner_tokens=2, corner_mask=True)
-LIT = Method(image_tower="locked", num_long=0, corner_tokens=0, corner_mask=True)
+LOTLIP = Method(num_long=1, corner_tokens=2)
+LIT = Method()
 UNLOCKED = LOTLIP.model_copy(update={"image_tower": "unlocked"})
 
 
@@ -98,6 +98,7 @@ def make_settings(folder: Path, **changes: object) -> Train:
         text_dropout=0.1,
         embed_dim=16,
         token_limit=24,
+        keep_positions=4,
         run_length=2,
         weight_raw=1.0,
         weight_long=1.0,
