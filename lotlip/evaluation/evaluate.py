@@ -1,18 +1,18 @@
 """Evaluate a model on an evaluation set: embed images and texts, then retrieval or zero-shot metrics."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from lotlip.errors import ModelError
 from lotlip.evaluation.retrieval import retrieval_metrics
 from lotlip.evaluation.sets import EvalSet, read_evalset
-from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics
+from lotlip.evaluation.zero_shot import class_embeddings, make_prompts, zero_shot_metrics, zero_shot_token_metrics
 from lotlip.records import read_json
 
 if TYPE_CHECKING:
@@ -32,26 +32,31 @@ class Encoder:
         self.processor = processor
         self.batch_size = batch_size
         self.device = device
-        self.num_texts = 0
-        self.num_truncated = 0
+        self.num_texts = self.num_truncated = self.num_tokens = self.num_lost = 0
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-length embeddings, float32 [L, D], in the order of `texts`.
+        """Unit-length embeddings, float32 [T, D], in the order of `texts`.
 
         Texts of similar length go into one batch, so little is padded.
         """
-        tokenizer = self.processor.tokenizer
-        encoded = tokenizer.encode(texts)
-        self.num_texts += len(texts)
-        self.num_truncated += encoded.num_truncated
-        order = sorted(range(len(texts)), key=lambda i: len(encoded.ids[i]))
-        parts = []
-        for batch in self._batches(order, "texts"):
-            ids, mask = (torch.from_numpy(array) for array in tokenizer.pad([encoded.ids[i] for i in batch]))
-            parts.append(self.model.get_text_features(ids.to(self.device), mask.to(self.device)))
-        embeddings = normalize(torch.cat(parts).float(), dim=-1)
-        return torch.empty_like(embeddings).index_copy_(0, torch.tensor(order, device=self.device), embeddings)
+        return self._in_order(
+            texts, lambda ids, mask: normalize(self.model.get_text_features(ids, mask).float(), dim=-1)
+        )
+
+    @torch.no_grad()
+    def text_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit-length token embeddings, float32 [T, L, D], and where there is a token, bool [T, L]."""
+        length = self.model.config.token_limit
+
+        def embed(ids: Tensor, mask: Tensor) -> Tensor:
+            tokens, keep = self.model.get_text_token_features(ids, mask)
+            missing = length - tokens.shape[1]
+            with_mask = torch.cat([tokens.float(), keep[..., None].float()], dim=-1)
+            return pad(with_mask, (0, 0, 0, missing))
+
+        both = self._in_order(texts, embed)
+        return both[..., :-1], both[..., -1] > 0
 
     @torch.no_grad()
     def images(self, files: Sequence[Path]) -> Tensor:
@@ -60,10 +65,33 @@ class Encoder:
         Raises:
             DataError: an image is missing or cannot be decoded; the message names it.
         """
+        return self._embed_images(files, self.model.get_image_features)
+
+    @torch.no_grad()
+    def image_tokens(self, files: Sequence[Path]) -> Tensor:
+        """Unit-length patch embeddings, float32 [N, P, D], of image files in order; errors as `images`."""
+        return self._embed_images(files, self.model.get_image_token_features)
+
+    def _in_order(self, texts: Sequence[str], embed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        tokenizer = self.processor.tokenizer
+        encoded = tokenizer.encode(texts)
+        self.num_texts += len(texts)
+        self.num_truncated += encoded.num_truncated
+        self.num_tokens += sum(encoded.num_tokens)
+        self.num_lost += sum(encoded.num_lost)
+        order = sorted(range(len(texts)), key=lambda i: len(encoded.ids[i]))
+        parts = []
+        for batch in self._batches(order, "texts"):
+            ids, mask = (torch.from_numpy(array) for array in tokenizer.pad([encoded.ids[i] for i in batch]))
+            parts.append(embed(ids.to(self.device), mask.to(self.device)))
+        embeddings = torch.cat(parts)
+        return torch.empty_like(embeddings).index_copy_(0, torch.tensor(order, device=self.device), embeddings)
+
+    def _embed_images(self, files: Sequence[Path], embed: Callable[[Tensor], Tensor]) -> Tensor:
         parts = []
         for batch in self._batches(range(len(files)), "images"):
             pixels = self.processor(images=[files[i] for i in batch])["pixel_values"]
-            parts.append(self.model.get_image_features(pixels.to(self.device)))
+            parts.append(embed(pixels.to(self.device)))
         return normalize(torch.cat(parts).float(), dim=-1)
 
     def _batches(self, items: Sequence[int], what: str) -> Iterator[Sequence[int]]:
@@ -126,7 +154,8 @@ def evaluate_model(model: Path, evalset: Path, batch_size: int, device: str) -> 
 
     Returns:
         For retrieval what `retrieval_metrics` returns, for classification what `zero_shot_metrics` returns;
-        both with `truncated_text_share`, the share of texts (or prompts) longer than the model's token limit.
+        both with `truncated_text_share`, the share of texts (or prompts) longer than the model's token limit, and
+        `truncated_token_share`, the share of all their tokens that was cut off.
 
     Raises:
         ModelError: the model is missing, unreadable, or gives embeddings that are not finite.
@@ -137,14 +166,32 @@ def evaluate_model(model: Path, evalset: Path, batch_size: int, device: str) -> 
 
 def evaluate_on(encoder: Encoder, evalset: EvalSet) -> dict[str, float | int]:
     """As `evaluate_model`, with an open model and a read set."""
-    encoder.num_texts = encoder.num_truncated = 0
-    if evalset.task == "classification":
-        classes = class_embeddings(encoder.texts, evalset.classes, evalset.templates)
-        metrics = zero_shot_metrics(encoder.images(evalset.images), classes, torch.tensor(evalset.labels))
-    else:
-        texts = encoder.texts(evalset.texts)
-        images = encoder.images(evalset.images)
-        owners = torch.tensor(evalset.image_of_text, device=texts.device)
-        metrics = retrieval_metrics(images, texts, owners)
-    share = encoder.num_truncated / encoder.num_texts
-    return {name: round(value, 6) for name, value in {**metrics, "truncated_text_share": share}.items()}
+    encoder.num_texts = encoder.num_truncated = encoder.num_tokens = encoder.num_lost = 0
+    tokens = encoder.model.config.token_features
+    metrics = (
+        _classify(encoder, evalset, tokens) if evalset.task == "classification" else _retrieve(encoder, evalset, tokens)
+    )
+    lost = {
+        "truncated_text_share": encoder.num_truncated / encoder.num_texts,
+        "truncated_token_share": encoder.num_lost / max(1, encoder.num_tokens),
+    }
+    return {name: round(value, 6) for name, value in {**metrics, **lost}.items()}
+
+
+def _retrieve(encoder: Encoder, evalset: EvalSet, tokens: bool) -> dict[str, float | int]:
+    owners = torch.tensor(evalset.image_of_text, device=encoder.device)
+    if tokens:
+        text, keep = encoder.text_tokens(evalset.texts)
+        return retrieval_metrics(encoder.image_tokens(evalset.images), text, owners, keep)
+    texts = encoder.texts(evalset.texts)
+    return retrieval_metrics(encoder.images(evalset.images), texts, owners)
+
+
+def _classify(encoder: Encoder, evalset: EvalSet, tokens: bool) -> dict[str, float | int]:
+    labels = torch.tensor(evalset.labels)
+    if tokens:
+        text, keep = encoder.text_tokens(make_prompts(evalset.classes, evalset.templates))
+        images = encoder.image_tokens(evalset.images)
+        return zero_shot_token_metrics(images, text, keep, labels, len(evalset.classes))
+    classes = class_embeddings(encoder.texts, evalset.classes, evalset.templates)
+    return zero_shot_metrics(encoder.images(evalset.images), classes, labels)

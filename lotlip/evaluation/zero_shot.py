@@ -1,18 +1,34 @@
 """Zero-shot classification: an image gets the class whose prompts lie nearest.
 
-Shapes: N images, C classes, P prompt templates, D embedding width.
+Shapes: N images, C classes, T = C x templates prompts, P patches an image, L tokens a prompt, D embedding width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lotlip.errors import DataError, ShapeError
-from lotlip.evaluation.retrieval import check_finite, recall_percent, round_up, score_block
+from lotlip.evaluation.retrieval import recall_percent
+from lotlip.evaluation.scores import TokenScores, check_finite, make_scores, round_up, score_block
 
 BLOCK = 1024  # images scored at once
+
+
+def make_prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every class in every template: the first class in all of them, then the second, and so on.
+
+    Raises:
+        DataError: no class, no template, or a template without `{}`.
+    """
+    wrong = [template for template in templates if "{}" not in template]
+    if not classes or not templates or wrong:
+        raise DataError(
+            f"{len(classes)} classes and {len(templates)} templates, {len(wrong)} of them without {{}}: "
+            "zero-shot classification needs at least one of each, such as 'a photo of a {}.'"
+        )
+    return [template.replace("{}", name) for name in classes for template in templates]
 
 
 def class_embeddings(
@@ -26,7 +42,7 @@ def class_embeddings(
     Args:
         encode_texts: maps a list of L texts to float [L, D], in order, of any length.
         classes: C names, put in place of `{}` in each template.
-        templates: P prompts with one `{}`.
+        templates: prompts with one `{}`.
 
     Returns:
         float32 [C, D], unit length.
@@ -36,16 +52,9 @@ def class_embeddings(
 
     Source: CLIP, arXiv:2103.00020, section 3.1.4.
     """
-    wrong = [template for template in templates if "{}" not in template]
-    if not classes or not templates or wrong:
-        raise DataError(
-            f"{len(classes)} classes and {len(templates)} templates, {len(wrong)} of them without {{}}: "
-            "zero-shot classification needs at least one of each, such as 'a photo of a {}.'"
-        )
-    prompts = [template.replace("{}", name) for name in classes for template in templates]
-    each_LD = normalize(encode_texts(prompts).float(), dim=-1)
-    each_CPD = each_LD.reshape(len(classes), len(templates), -1)
-    return normalize(each_CPD.mean(dim=1), dim=-1)
+    each_LD = normalize(encode_texts(make_prompts(classes, templates)).float(), dim=-1)
+    each_CTD = each_LD.reshape(len(classes), len(templates), -1)
+    return normalize(each_CTD.mean(dim=1), dim=-1)
 
 
 @torch.no_grad()
@@ -68,21 +77,59 @@ def zero_shot_metrics(image_ND: Tensor, class_CD: Tensor, label_N: Tensor) -> di
         ModelError: an embedding is not finite.
     """
     _check(image_ND, class_CD, label_N)
-    label_N = label_N.to(image_ND.device).long()
-    ranks, ties = [], []
     num_columns = round_up(len(class_CD))
-    for start in range(0, len(image_ND), BLOCK):
-        scores_BC = score_block(image_ND[start : start + BLOCK], class_CD, BLOCK, num_columns)
-        own_B1 = scores_BC.gather(1, label_N[start : start + BLOCK, None])
+    blocks = (score_block(block_BD, class_CD, BLOCK, num_columns) for block_BD in torch.split(image_ND, BLOCK))
+    return _accuracies(blocks, label_N.to(image_ND.device).long(), len(class_CD))
+
+
+@torch.no_grad()
+def zero_shot_token_metrics(
+    image_NPD: Tensor, text_TLD: Tensor, keep_TL: Tensor, label_N: Tensor, num_classes: int
+) -> dict[str, float | int]:
+    """As `zero_shot_metrics`, by late interaction: a class scores the mean of an image's i2t scores with its prompts.
+
+    Args:
+        image_NPD: patch embeddings, float [N, P, D].
+        text_TLD: token embeddings of `make_prompts`, float [T, L, D].
+        keep_TL: where there is a token, bool [T, L].
+        label_N: the right class of each image, integer [N], values in [0, C).
+        num_classes: C, of which T is a multiple.
+
+    Raises:
+        ShapeError: shapes do not fit or a label is out of range.
+        ModelError: an embedding is not finite.
+
+    Source: FILIP, arXiv:2111.07783, section 3.3.
+    """
+    scores = make_scores(image_NPD, text_TLD, keep_TL)
+    assert isinstance(scores, TokenScores)
+    _check_labels(label_N, len(image_NPD), num_classes)
+    return _accuracies(_token_blocks(scores, num_classes), label_N.to(image_NPD.device).long(), num_classes)
+
+
+def _token_blocks(scores: TokenScores, num_classes: int) -> Iterator[Tensor]:
+    size = scores.max_block
+    for i in range(0, scores.num_images, size):
+        rows = slice(i, i + size)
+        columns = [scores.block(rows, slice(t, t + size), size)[0] for t in range(0, scores.num_texts, size)]
+        yield torch.cat(columns, dim=1).reshape(-1, num_classes, scores.num_texts // num_classes).mean(dim=2)
+
+
+def _accuracies(blocks: Iterable[Tensor], label_N: Tensor, num_classes: int) -> dict[str, float | int]:
+    """Metrics of scores [B, C] of one block of images after another."""
+    ranks, ties, start = [], [], 0
+    for scores_BC in blocks:
+        own_B1 = scores_BC.gather(1, label_N[start : start + len(scores_BC), None])
         ranks.append((scores_BC >= own_B1).sum(dim=1))
         ties.append((scores_BC == own_B1).sum(dim=1) > 1)
+        start += len(scores_BC)
     all_ranks = torch.cat(ranks)
     return {
         "top1": recall_percent(all_ranks, 1),
         "top5": recall_percent(all_ranks, 5),
         "tied_queries": int(torch.cat(ties).sum()),
-        "images": len(image_ND),
-        "classes": len(class_CD),
+        "images": len(all_ranks),
+        "classes": num_classes,
     }
 
 
@@ -93,8 +140,16 @@ def _check(image_ND: Tensor, class_CD: Tensor, label_N: Tensor) -> None:
             f"images {tuple(image_ND.shape)}, classes {tuple(class_CD.shape)}, labels {tuple(label_N.shape)} "
             "do not fit: expected [N, D], [C, D] and [N], none of them empty."
         )
-    lowest, highest = int(label_N.min()), int(label_N.max())
-    if lowest < 0 or highest >= len(class_CD):
-        raise ShapeError(f"labels run from {lowest} to {highest}; expected 0 to {len(class_CD) - 1}.")
+    _check_labels(label_N, len(image_ND), len(class_CD))
     check_finite(image_ND, "image")
     check_finite(class_CD, "class")
+
+
+def _check_labels(label_N: Tensor, num_images: int, num_classes: int) -> None:
+    if label_N.shape != (num_images,):
+        raise ShapeError(
+            f"labels {tuple(label_N.shape)} and {num_images} images do not fit: expected a label for each."
+        )
+    lowest, highest = int(label_N.min()), int(label_N.max())
+    if lowest < 0 or highest >= num_classes:
+        raise ShapeError(f"labels run from {lowest} to {highest}; expected 0 to {num_classes - 1}.")

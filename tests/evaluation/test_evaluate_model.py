@@ -1,5 +1,6 @@
 """A saved model evaluated on written sets, against its own public interface used one item at a time."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from lotlip import LotlipModel, LotlipProcessor
 from lotlip.errors import DataError, ModelError
 from lotlip.evaluation.evaluate import evaluate_model, open_encoder
 from lotlip.evaluation.make_sets import scene_items, write_evalset
+from lotlip.evaluation.retrieval import retrieval_metrics
 from lotlip.evaluation.sets import read_evalset
 from lotlip.params import ScenesEvalset
+from lotlip.text.tokenizer import LotlipTokenizer
 from tests.evaluation.tiny_model import save_tiny_model
 
 
@@ -79,10 +82,42 @@ def test_texts_keep_their_order_when_sorted_by_length(model_folder: Path) -> Non
     assert torch.allclose(together.norm(dim=1), torch.ones(5))
 
 
+def test_a_model_of_tokens_is_scored_by_late_interaction(model_folder: Path, tmp_path: Path) -> None:
+    model = LotlipModel.from_pretrained(model_folder)
+    processor = LotlipProcessor.from_pretrained(model_folder)
+    config = model.config
+    config.num_corner_tokens, config.token_features = 0, True
+    config.text_config.vocab_size -= 2
+    torch.manual_seed(1)
+    tokens = LotlipModel(config).eval()
+    tokens.save_pretrained(tmp_path / "filip")
+    plain = LotlipTokenizer.load(plain_vocabulary(model_folder, tmp_path), num_corner_tokens=0, token_limit=24)
+    filip = LotlipProcessor(plain, processor.image_settings)
+    filip.save_pretrained(tmp_path / "filip")
+    evalset = read_evalset(write_set(tmp_path / "short", "short"))
+    metrics = evaluate_model(tmp_path / "filip", tmp_path / "short", 4, "cpu")
+    with torch.no_grad():
+        text, keep = tokens.get_text_token_features(**filip(text=list(evalset.texts)))
+        image = tokens.get_image_token_features(**filip(images=list(evalset.images)))
+    expected = retrieval_metrics(image, text, torch.tensor(evalset.image_of_text), keep)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert 0 <= evaluate_model(tmp_path / "filip", write_set(tmp_path / "classes", "classes"), 4, "cpu")["top1"] <= 100
+
+
+def plain_vocabulary(model_folder: Path, folder: Path) -> Path:
+    """The model's vocabulary without its corners."""
+    record = json.loads((model_folder / "tokenizer.json").read_text())
+    record["added_tokens"] = [token for token in record["added_tokens"] if "Corner" not in token["content"]]
+    record["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(record))
+    return folder
+
+
 def test_truncated_texts_are_counted(model_folder: Path, tmp_path: Path) -> None:
     # Long descriptions have 40 tokens and more, the model's limit is 24.
     metrics = evaluate_model(model_folder, write_set(tmp_path / "long", "reference"), 4, "cpu")
     assert metrics["truncated_text_share"] == 1
+    assert 0.3 < metrics["truncated_token_share"] < 0.9
 
 
 def test_missing_model_names_its_stage(tmp_path: Path) -> None:
@@ -114,7 +149,7 @@ def test_diverged_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
     model.text_tower.projection.weight.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "nan")
     LotlipProcessor.from_pretrained(model_folder).save_pretrained(tmp_path / "nan")
-    with pytest.raises(ModelError, match="35 of 35 text embeddings are NaN"):
+    with pytest.raises(ModelError, match="features of 8 of 8 texts are NaN"):
         evaluate_model(tmp_path / "nan", write_set(tmp_path / "short", "short"), 8, "cpu")
 
 

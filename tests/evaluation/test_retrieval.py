@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.evaluation.retrieval import retrieval_metrics, retrieval_ranks
+from lotlip.evaluation.scores import CosineScores, TokenScores
 
 
 def as_embeddings(scores_IT: list[list[float]]) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ def test_equals_argsort_reference(texts_per_image: int, block: int) -> None:
     images = torch.randint(-2, 3, (90, 8), generator=generator).float()
     texts = torch.randint(-2, 3, (90 * texts_per_image, 8), generator=generator).float()
     owner = torch.arange(90).repeat(texts_per_image)[torch.randperm(len(texts), generator=generator)]
-    i2t, t2i, tied = retrieval_ranks(images, texts, owner, block)
+    i2t, t2i, tied = retrieval_ranks(CosineScores(images, texts), owner, block)
     expected = slow_ranks(images @ texts.T, owner)
     assert (i2t.tolist(), t2i.tolist(), tied) == expected
     assert tied > 60
@@ -80,7 +81,7 @@ def test_uneven_numbers_of_texts() -> None:
     generator = torch.Generator().manual_seed(5)
     images, texts = torch.randn(70, 16, generator=generator), torch.randn(200, 16, generator=generator)
     owner = torch.cat([torch.arange(70), torch.randint(0, 70, (130,), generator=generator)])
-    i2t, t2i, tied = retrieval_ranks(images, texts, owner, block=64)
+    i2t, t2i, tied = retrieval_ranks(CosineScores(images, texts), owner, block=64)
     assert (i2t.tolist(), t2i.tolist(), tied) == slow_ranks(images @ texts.T, owner)
 
 
@@ -106,7 +107,7 @@ def test_equal_pairs_tie_exactly_in_every_block(block: int) -> None:
     generator = torch.Generator().manual_seed(2)
     half = torch.nn.functional.normalize(torch.randn(300, 96, generator=generator), dim=1)
     both = torch.cat([half, half])
-    i2t, t2i, tied = retrieval_ranks(both, both, torch.arange(600), block)
+    i2t, t2i, tied = retrieval_ranks(CosineScores(both, both), torch.arange(600), block)
     assert tied == 1200
     assert set(i2t.tolist()) == set(t2i.tolist()) == {2}
 
@@ -133,8 +134,35 @@ def test_memory_holds_blocks_not_the_matrix() -> None:
             return out
 
     with Watch():
-        retrieval_ranks(torch.randn(1000, 2), torch.randn(1000, 2), torch.arange(1000), block=128)
+        retrieval_ranks(CosineScores(torch.randn(1000, 2), torch.randn(1000, 2)), torch.arange(1000), block=128)
     assert largest <= 128 * 128
+
+
+@pytest.mark.parametrize("block", [64, 128])
+def test_late_interaction_equals_a_loop_over_pairs(block: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    # Small integers: scores are exact in float32 and tie often.
+    images = torch.randint(-1, 2, (70, 2, 4), generator=generator).float()
+    texts = torch.randint(-1, 2, (140, 4, 4), generator=generator).float()
+    lengths = 2 ** torch.randint(0, 3, (140,), generator=generator)
+    keep = torch.arange(4) < lengths[:, None]
+    owner = torch.arange(70).repeat(2)
+    i2t, t2i = torch.empty(70, 140), torch.empty(70, 140)
+    for i, patches in enumerate(images):
+        for t, tokens in enumerate(texts):
+            similarities = patches @ tokens[keep[t]].T
+            i2t[i, t], t2i[i, t] = similarities.amax(1).mean(), similarities.amax(0).mean()
+    expected_i, expected_t = slow_ranks(i2t, owner)[0], slow_ranks(t2i, owner)[1]
+    assert expected_i != slow_ranks(t2i, owner)[0], "the two directions differ"
+    found_i, found_t, tied = retrieval_ranks(TokenScores(images, texts, keep), owner, block)
+    assert (found_i.tolist(), found_t.tolist()) == (expected_i, expected_t)
+    wrong = owner != torch.arange(70)[:, None]
+    best = i2t.masked_fill(wrong, -torch.inf).amax(1, keepdim=True)
+    own = t2i[owner, torch.arange(140)]
+    assert tied == int(((i2t == best) & wrong).any(1).sum() + ((t2i == own) & wrong).any(0).sum()) > 20
+    metrics = retrieval_metrics(images, texts, owner, keep)
+    assert metrics["tied_queries"] == tied
+    assert metrics["i2t_r10"] == pytest.approx(100 * sum(rank <= 10 for rank in expected_i) / 70)
 
 
 def test_not_finite_embeddings_are_refused() -> None:

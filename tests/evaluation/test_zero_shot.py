@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lotlip.errors import DataError, ModelError, ShapeError
-from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics
+from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics, zero_shot_token_metrics
 
 
 def test_hand_computed_accuracies() -> None:
@@ -49,6 +49,23 @@ def test_class_embedding_is_normalised_mean_of_normalised_prompts() -> None:
 def test_wrong_prompts(classes: list[str], templates: list[str]) -> None:
     with pytest.raises(DataError, match="at least one of each"):
         class_embeddings(lambda texts: torch.ones(len(texts), 2), classes, templates)
+
+
+def test_late_interaction_scores_classes_by_the_mean_over_their_prompts() -> None:
+    torch.manual_seed(0)
+    images, prompts = torch.randn(70, 3, 5), torch.randn(6, 4, 5)  # 3 classes x 2 templates
+    keep = torch.arange(4) < torch.tensor([4, 1, 2, 3, 4, 2])[:, None]
+    labels = torch.arange(70) % 3
+    hits = 0
+    for patches, label in zip(images, labels, strict=True):
+        i2t = [(patches @ tokens[kept].T).amax(1).mean() for tokens, kept in zip(prompts, keep, strict=True)]
+        classes = torch.stack(i2t).view(3, 2).mean(1)
+        hits += int(classes.argmax() == label)
+    metrics = zero_shot_token_metrics(images, prompts, keep, labels, 3)
+    assert metrics["top1"] == pytest.approx(100 * hits / 70)
+    assert (metrics["top5"], metrics["images"], metrics["classes"], metrics["tied_queries"]) == (100.0, 70, 3, 0)
+    with pytest.raises(ShapeError, match="from 0 to 2; expected 0 to 1"):
+        zero_shot_token_metrics(images, prompts, keep, labels, 2)
 
 
 def test_wrong_inputs() -> None:
