@@ -148,6 +148,19 @@ def evaluate(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Released weights: .safetensors, .pt or .bin, or a folder with them.")],
+    out: Annotated[Path, typer.Argument(help="New folder, for from_pretrained.")],
+    arch: Annotated[Path | None, typer.Option(help="JSON with sizes; others are read off the weights.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder, or hub id and commit as ID@COMMIT.")] = None,
+) -> None:
+    """Convert released LoTLIP, CLIP and Long-CLIP weights, or a timm ViT; every missing or unknown key is named."""
+    from lotlip.model.convert.command import convert as convert_weights
+
+    _print_table(str(source), convert_weights(source, out, arch, tokenizer))
+
+
+@app.command()
 def track() -> None:
     """Log the state of dvc.lock to MLflow: parameters, curves, metrics, tables, plots, models. Twice adds nothing."""
     from lotlip.tracking import track as track_state

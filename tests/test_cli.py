@@ -10,7 +10,7 @@ import pytest
 from lotlip.doctor import run_checks
 
 TOP = Path(__file__).parents[1]
-COMMANDS = ("configure", "download", "caption", "stats", "evaluate", "track", "summary", "doctor")
+COMMANDS = ("configure", "download", "caption", "stats", "evaluate", "convert", "track", "summary", "doctor")
 
 
 def lotlip(*arguments: str, cwd: Path = TOP, **environment: str) -> subprocess.CompletedProcess[str]:
