@@ -109,8 +109,8 @@ def _fresh_config(settings: Train, method: Method, tokenizer: LotlipTokenizer) -
         return CLIPTextConfig(
             **shared,
             projection_dim=settings.embed_dim,
-            bos_token_id=tokenizer.cls_id,
-            eos_token_id=tokenizer.sep_id,
+            bos_token_id=tokenizer.start_id,
+            eos_token_id=tokenizer.end_id,
         )
     return BertConfig(
         **shared,

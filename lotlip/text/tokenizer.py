@@ -3,7 +3,10 @@
 Ids of a text are `[CLS] [Corner0] ... [Corner m-1] text [SEP]`. The corners are appended to a BERT WordPiece
 vocabulary, and truncation drops text only: the corners and a final `[SEP]` always stay.
 
-Source: LoTLIP, arXiv:2410.05249, and its released evaluation code.
+CLIP's byte-pair vocabulary is read, too, for models that start from a CLIP: `<|startoftext|> text <|endoftext|>`,
+without corners and without separators between sentences.
+
+Source: LoTLIP, arXiv:2410.05249, and its released evaluation code; CLIP, arXiv:2103.00020, section 2.4.
 """
 
 import html
@@ -22,13 +25,50 @@ from lotlip.errors import ModelError, ParamsError, ShapeError
 from lotlip.records import content_key, read_json, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_LITERAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|Corner\d+)\]")
 _SETTINGS_FILE = "tokenizer_config.json"
 
 
 def corner_token(index: int) -> str:
     """The vocabulary entry of the corner token `index`."""
     return f"[Corner{index}]"
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The special tokens of a kind of vocabulary.
+
+    `literal` finds them in a user's text; `escaped` is what becomes of them there; `separator` joins sentences, and
+    where there is none they stay as they are.
+    """
+
+    tokens: dict[str, str]
+    start: str
+    end: str
+    pad: str
+    separator: str | None
+    literal: re.Pattern[str]
+    escaped: str
+
+
+_BERT = _Vocabulary(
+    tokens={f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
+    start="[CLS]",
+    end="[SEP]",
+    pad="[PAD]",
+    separator="[SEP]",
+    literal=re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|Corner\d+)\]"),
+    escaped=r"[ \1 ]",
+)
+_CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
+_CLIP = _Vocabulary(
+    tokens={"bos_token": _CLIP_START, "eos_token": _CLIP_END, "pad_token": _CLIP_END, "unk_token": _CLIP_END},
+    start=_CLIP_START,
+    end=_CLIP_END,
+    pad=_CLIP_END,
+    separator=None,
+    literal=re.compile(r"<\|(startoftext|endoftext)\|>"),
+    escaped=r"< | \1 | >",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +90,7 @@ class TextIds:
 
 
 class LotlipTokenizer:
-    """A BERT WordPiece tokenizer with sentence separators and corner tokens.
+    """A BERT WordPiece tokenizer with sentence separators and corner tokens, or a CLIP one without either.
 
     With `exact`, a literal `[SEP]` (or another special token) in a user's text becomes the special id, as in
     the released code; without it such text is escaped into ordinary word pieces.
@@ -62,9 +102,14 @@ class LotlipTokenizer:
                 f"token_limit is {token_limit}: [CLS], {num_corner_tokens} corner tokens, one token of text "
                 f"and [SEP] need {num_corner_tokens + 3}. Raise token_limit or lower corner_tokens."
             )
-        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        self._vocabulary = _CLIP if backend.token_to_id(_CLIP_START) is not None else _BERT
+        missing = [token for token in self._vocabulary.tokens.values() if backend.token_to_id(token) is None]
         if missing:
-            raise ModelError(f"The tokenizer's vocabulary lacks {', '.join(missing)}; expected a BERT vocabulary.")
+            raise ModelError(f"The tokenizer's vocabulary lacks {', '.join(missing)}; expected BERT's kind or CLIP's.")
+        if num_corner_tokens and self._vocabulary is not _BERT:
+            raise ParamsError(
+                f"{num_corner_tokens} corner tokens need a BERT vocabulary, this is CLIP's: set them to 0."
+            )
         self.num_corner_tokens = num_corner_tokens
         self.token_limit = token_limit
         self.exact = exact
@@ -72,10 +117,10 @@ class LotlipTokenizer:
         backend.no_padding()
         backend.no_truncation()
         self.corner_ids = _add_corners(backend, num_corner_tokens)
-        self.pad_id = _id(backend, "[PAD]")
-        self.cls_id = _id(backend, "[CLS]")
-        self.sep_id = _id(backend, "[SEP]")
-        backend.post_processor = _template(backend, num_corner_tokens)
+        self.pad_id = _id(backend, self._vocabulary.pad)
+        self.start_id = _id(backend, self._vocabulary.start)
+        self.end_id = _id(backend, self._vocabulary.end)
+        backend.post_processor = _template(backend, self._vocabulary, num_corner_tokens)
 
     @classmethod
     def load(
@@ -120,13 +165,12 @@ class LotlipTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._backend.save(str(folder / "tokenizer.json"))
-        tokens = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
         settings: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.token_limit,
             "num_corner_tokens": self.num_corner_tokens,
             "exact": self.exact,
-            **tokens,
+            **self._vocabulary.tokens,
         }
         write_json(folder / _SETTINGS_FILE, settings)
 
@@ -140,13 +184,15 @@ class LotlipTokenizer:
         return content_key([self._backend.to_str(), self.num_corner_tokens, self.token_limit, self.exact])
 
     def clean(self, text: str) -> str:
-        """Separate sentences by `[SEP]`, repair encoding and entities, and collapse whitespace."""
-        pieces = text.split(". ")
-        cleaned = _repair("[SEP]".join(pieces))
-        found = _LITERAL.findall(cleaned)
-        if self.exact or found == ["SEP"] * (len(pieces) - 1):
+        """Separate sentences by `[SEP]` (not for CLIP), repair encoding and entities, and collapse whitespace."""
+        vocabulary = self._vocabulary
+        pieces = [text] if vocabulary.separator is None else text.split(". ")
+        separator = vocabulary.separator or ""
+        cleaned = _repair(separator.join(pieces))
+        found = vocabulary.literal.findall(cleaned)
+        if self.exact or found == [separator.strip("[]")] * (len(pieces) - 1):
             return cleaned
-        return "[SEP]".join(_LITERAL.sub(r"[ \1 ]", _repair(piece)) for piece in pieces)
+        return separator.join(vocabulary.literal.sub(vocabulary.escaped, _repair(piece)) for piece in pieces)
 
     def encode(self, texts: Sequence[str]) -> TextIds:
         """Clean and tokenize texts, all at once.
@@ -155,17 +201,17 @@ class LotlipTokenizer:
             ids of at most `token_limit` a text, `[CLS]`, corners and `[SEP]` included, without padding.
         """
         room = self.token_limit - self.num_corner_tokens - 2
-        start = [self.cls_id, *self.corner_ids]
+        start = [self.start_id, *self.corner_ids]
         pieces = self._pieces(texts)
         return TextIds(
-            ids=[[*start, *ids[:room], self.sep_id] for ids in pieces],
+            ids=[[*start, *ids[:room], self.end_id] for ids in pieces],
             num_tokens=[len(ids) for ids in pieces],
             num_lost=[max(0, len(ids) - room) for ids in pieces],
         )
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """WordPiece tokens of each text, sentence separators and other special tokens not counted."""
-        special = {_id(self._backend, token) for token in SPECIAL_TOKENS if token != "[UNK]"}
+        special = {_id(self._backend, token) for token in self._vocabulary.tokens.values() if token != "[UNK]"}
         return [sum(id_ not in special for id_ in ids) for ids in self._pieces(texts)]
 
     def pad(
@@ -174,7 +220,8 @@ class LotlipTokenizer:
         """Stack ids of texts, padded to `length` or to the longest.
 
         Returns:
-            input_ids and attention_mask (1 where there is a token other than `[PAD]`), int64 [B, L].
+            input_ids and attention_mask (1 where there is a token other than `[PAD]`), int64 [B, L]. CLIP pads with
+            its end token; there the mask ends with the text.
         """
         rows = list(ids)
         longest = max((len(row) for row in rows), default=0)
@@ -184,7 +231,10 @@ class LotlipTokenizer:
         input_ids = np.full((len(rows), width), self.pad_id, dtype=np.int64)
         for row, values in zip(input_ids, rows, strict=True):
             row[: len(values)] = values
-        return input_ids, (input_ids != self.pad_id).astype(np.int64)
+        mask = np.arange(width) < np.array([len(row) for row in rows], dtype=np.int64)[:, None]
+        if self.pad_id != self.end_id:
+            mask &= input_ids != self.pad_id
+        return input_ids, mask.astype(np.int64)
 
     def __call__(self, texts: str | Sequence[str], *, pad_to_limit: bool = False) -> dict[str, NDArray[np.int64]]:
         """Encode and pad texts: `input_ids` and `attention_mask`, int64 [B, L]."""
@@ -225,10 +275,10 @@ def _add_corners(backend: Tokenizer, num_corner_tokens: int) -> list[int]:
     return ids
 
 
-def _template(backend: Tokenizer, num_corner_tokens: int) -> TemplateProcessing:
-    before = ["[CLS]", *(corner_token(i) for i in range(num_corner_tokens))]
-    tokens = [(token, backend.token_to_id(token)) for token in (*before, "[SEP]")]
-    return TemplateProcessing(single=f"{' '.join(before)} $A [SEP]", pair=None, special_tokens=tokens)
+def _template(backend: Tokenizer, vocabulary: _Vocabulary, num_corner_tokens: int) -> TemplateProcessing:
+    before = [vocabulary.start, *(corner_token(i) for i in range(num_corner_tokens))]
+    tokens = [(token, backend.token_to_id(token)) for token in (*before, vocabulary.end)]
+    return TemplateProcessing(single=[*before, "$A", vocabulary.end], pair=None, special_tokens=tokens)
 
 
 def _find_file(source: str, revision: str | None, names: tuple[str, ...] = ("tokenizer.json", "vocab.txt")) -> Path:

@@ -101,14 +101,14 @@ def test_literal_special_tokens_are_escaped_unless_exact(literal: str) -> None:
     special = {*range(5), *small().corner_ids} - {1}  # [UNK] is what unknown words become
     escaped = small(token_limit=30).encode([f"a {literal}. b"]).ids[0][3:-1]
     separators = [id_ for id_ in escaped if id_ in special]
-    assert separators == [small().sep_id], "only our own separator is left"
+    assert separators == [small().end_id], "only our own separator is left"
     exact = small(token_limit=30, exact=True).encode([f"a {literal}. b"]).ids[0][3:-1]
     assert len([id_ for id_ in exact if id_ in special]) == 2
 
 
 def test_truncation_keeps_corners_and_the_final_separator_and_is_counted() -> None:
     encoded = small(token_limit=8).encode(["a b c d", "a b c d e f", "a"])
-    cls, sep, pad = small().cls_id, small().sep_id, small().pad_id
+    cls, sep, pad = small().start_id, small().end_id, small().pad_id
     corners = small().corner_ids
     assert [len(ids) for ids in encoded.ids] == [8, 8, 5]
     assert all(ids[:3] == [cls, *corners] and ids[-1] == sep and pad not in ids for ids in encoded.ids)
@@ -140,6 +140,36 @@ def test_padding_to_the_longest_and_its_mask() -> None:
     assert batch["attention_mask"].sum(axis=1).tolist() == [5, 7]
     with pytest.raises(ShapeError, match="does not fit 3"):
         tokenizer.pad([[1, 2, 3, 4]], 3)
+
+
+def clip_folder(folder: Path) -> Path:
+    """A vocabulary of CLIP's kind: single letters and the two special tokens."""
+    vocabulary = {chr(97 + i): i for i in range(24)} | {f"{chr(97 + i)}</w>": 24 + i for i in range(24)}
+    vocabulary |= {"<</w>": 48, "|</w>": 49, "></w>": 50, ".</w>": 51, "<|startoftext|>": 52, "<|endoftext|>": 53}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    return folder
+
+
+def test_clips_vocabulary_gives_the_ids_of_clips_tokenizer(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    peer = AutoTokenizer.from_pretrained(clip_folder(tmp_path))
+    tokenizer = LotlipTokenizer.load(tmp_path, num_corner_tokens=0, token_limit=8)
+    texts = ["ab c", "A. b", "", "a b c d e f g h"]
+    batch, expected = tokenizer(texts), peer(texts, padding=True, truncation=True, max_length=8)
+    assert batch["input_ids"].tolist() == expected["input_ids"]
+    assert batch["attention_mask"].tolist() == expected["attention_mask"]
+    assert tokenizer.encode(texts).num_lost == [0, 0, 0, 2]
+    assert 53 not in tokenizer.encode(["a <|endoftext|> b"]).ids[0][1:-1]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert LotlipTokenizer.from_pretrained(tmp_path / "saved")(texts)["input_ids"].tolist() == expected["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")(["ab c"])["input_ids"] == [expected["input_ids"][0][:5]]
+    with pytest.raises(ParamsError, match="2 corner tokens need a BERT vocabulary"):
+        LotlipTokenizer.load(tmp_path, num_corner_tokens=2, token_limit=8)
 
 
 def test_errors_name_the_remedy(tmp_path: Path) -> None:
