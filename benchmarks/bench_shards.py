@@ -42,7 +42,7 @@ def main() -> None:
             return [(sample["png"], sample["txt"].decode()) for sample in dataset]
 
         equal = ours() == peer()
-        times = compare(ours, peer, 5)
+        times = compare({"verified": ours, "webdataset": peer}, 5)
         save("shards", {**times, "equal": equal, "samples": NUM, "bytes": tar.stat().st_size})
 
 
