@@ -11,7 +11,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lotlip.errors import ShapeError
-from lotlip.losses.tiles import Group
 
 BLOCK_BYTES = 64 * 2**20  # of token-patch similarities at once
 
@@ -61,7 +60,7 @@ def late_interaction_loss(
     keep_BL: Tensor,
     scale: Tensor,
     *,
-    group: Group = None,
+    group: dist.ProcessGroup | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Tensor:
     """Symmetric InfoNCE of late-interaction scores: i2t scores rank texts, t2i scores rank images.
