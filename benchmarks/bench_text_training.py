@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.bench_multi_text_loss import slot_by_slot
 from benchmarks.texts import (
     CORNERS,
     WIDTH,
@@ -31,19 +32,10 @@ ON_GPU = torch.cuda.is_available()
 NUM_IMAGES, LAYERS, ROUNDS = (1024, 12, 10) if ON_GPU else (32, 6, 3)
 
 
-def full_loss(image_BD: Tensor, text_BND: Tensor, scale: Tensor) -> Tensor:
-    own = torch.arange(len(image_BD), device=image_BD.device)
-    total = torch.zeros((), device=image_BD.device)
-    for n in range(text_BND.shape[1]):
-        logits = scale * image_BD @ text_BND[:, n].T
-        total = total + functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)
-    return total / (2 * text_BND.shape[1])
-
-
 def padded_loss(way: ReleasedWay, ids_BKL: Tensor, image_BD: Tensor, scale: Tensor) -> Tensor:
     raw = way(ids_BKL[:, 0], 1)
     long = way(ids_BKL[:, 1:].flatten(0, 1), 1 + CORNERS).reshape(len(ids_BKL), -1, WIDTH)
-    return full_loss(image_BD, torch.cat([raw, long], dim=1).float(), scale)
+    return slot_by_slot(image_BD, torch.cat([raw, long], dim=1).float(), scale)
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lotlip.errors import ShapeError
 from lotlip.model import packing
@@ -37,22 +39,36 @@ def test_without_the_mask_corners_take_part_in_every_forward() -> None:
     assert (expected - slow_slots(model, ids)).abs().max() > 1e-3, "the mask makes a difference"
 
 
-@pytest.mark.parametrize("num_corners", [0, 2, 4])
-def test_gradients_equal_the_slow_implementation(num_corners: int) -> None:
-    model = tiny_model(torch.float64, num_corner_tokens=num_corners)
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=6), st.integers(0, 4), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_any_lengths_corners_and_mask_equal_the_slow_implementation(
+    lengths: list[int], num_corners: int, corner_mask: bool
+) -> None:
+    model = tiny_model(torch.float64, num_corner_tokens=num_corners, corner_mask=corner_mask)
+    ids = make_ids(lengths, num_corners, width=16)
+    expected = slow_slots(model, ids, corner_mask=corner_mask)
+    torch.testing.assert_close(model.text_tower.encode_slots(ids), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(model.text_tower.encode_classes(ids), expected[:, 0], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_corners", range(5))
+def test_gradients_equal_the_slow_implementation(num_corners: int, dtype: torch.dtype) -> None:
+    model = tiny_model(dtype, num_corner_tokens=num_corners)
     ids = make_ids([1, 7, 16 - num_corners - 2], num_corners)
-    weights = torch.randn(3, 1 + num_corners, 32, dtype=torch.float64)
+    weights = torch.randn(3, 1 + num_corners, 32, dtype=dtype)
 
     def gradients(features: torch.Tensor) -> dict[str, torch.Tensor]:
         model.zero_grad()
-        (features * weights).sum().backward()
+        (features * weights).mean().backward()
         return {name: p.grad.clone() for name, p in model.text_tower.named_parameters() if p.grad is not None}
 
     expected = gradients(slow_slots(model, ids))
     found = gradients(model.text_tower.encode_slots(ids))
     assert found.keys() == expected.keys() == dict(model.text_tower.named_parameters()).keys()
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-10, "rtol": 1e-10}
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], atol=1e-10, rtol=1e-8, msg=f"gradient of {name}")
+        torch.testing.assert_close(gradient, expected[name], **close, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_without_corners_it_is_plain_bert() -> None:
