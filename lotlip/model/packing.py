@@ -119,19 +119,27 @@ class Attention:
         num_read = None if read is None else len(read) // len(self.texts.order)
         visible = corner_visibility(self.texts.lengths[-1], self.num_corners, query.device)
         causal = self.causal and read is None  # a text's last row sees all its rows
-        parts, at, start = [], 0, 0
-        for count, length in self.texts.groups:
-            num = length if num_read is None else num_read
+        counts = [count for count, _ in self.texts.groups]
+        lengths = [length for _, length in self.texts.groups]
+        nums = lengths if num_read is None else [num_read] * len(lengths)
+        parts = []
+        for count, num, length, q, k, v in zip(
+            counts,
+            nums,
+            lengths,
+            _slabs(query, counts, nums),
+            *(_slabs(x, counts, lengths) for x in (key, value)),
+            strict=True,
+        ):
             attended = functional.scaled_dot_product_attention(
-                _texts(query, at, count, num),
-                _texts(key, start, count, length),
-                _texts(value, start, count, length),
+                q,
+                k,
+                v,
                 attn_mask=visible[:num, :length] if self.num_corners else None,
                 dropout_p=self.dropout,
                 is_causal=causal,
             )
-            parts.append(attended.transpose(1, 2).flatten(0, 1))
-            at, start = at + count * num, start + count * length
+            parts.append(attended.transpose(1, 2).reshape(count * num, *query.shape[1:]))
         return torch.cat(parts)
 
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, read: Tensor | None) -> Tensor:
@@ -234,6 +242,13 @@ def _cumulated(lengths: Tensor, device: torch.device) -> Tensor:
     return functional.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
 
 
-def _texts(rows: Tensor, start: int, count: int, length: int) -> Tensor:
-    """Rows of `count` texts of one length as [count, A, length, E], without a copy."""
-    return rows[start : start + count * length].view(count, length, *rows.shape[1:]).transpose(1, 2)
+def _slabs(rows: Tensor, counts: list[int], lengths: list[int]) -> list[Tensor]:
+    """Rows of the texts of each group as [count, A, length, E], without a copy.
+
+    One split: slices, each on its own, would cost a gradient of the size of all rows each.
+    """
+    parts = torch.split(rows, [count * length for count, length in zip(counts, lengths, strict=True)])
+    return [
+        part.view(count, length, *rows.shape[1:]).transpose(1, 2)
+        for part, count, length in zip(parts, counts, lengths, strict=True)
+    ]
