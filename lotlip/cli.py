@@ -160,6 +160,21 @@ def convert(
     _print_table(str(source), convert_weights(source, out, arch, tokenizer))
 
 
+@app.command("convert-sharegpt4v")
+def convert_sharegpt4v(
+    llm: Annotated[Path, typer.Argument(help="Folder of language model and projector (Lin-Chen/ShareGPT4V-7B).")],
+    tower: Annotated[Path, typer.Argument(help="Folder of the tuned vision tower, a release of its own.")],
+    out: Annotated[Path, typer.Argument(help="New folder: a LLaVA for `captioners.sharegpt4v.checkpoint`.")],
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+) -> None:
+    """Join ShareGPT4V's released language model, projector and tuned tower into one LLaVA folder."""
+    from lotlip.model.convert.sharegpt4v import convert_sharegpt4v as join_parts
+
+    if dtype not in ("float16", "bfloat16", "float32"):
+        raise typer.BadParameter(f"dtype is {dtype!r}; expected float16, bfloat16 or float32")
+    _print_table(str(llm), join_parts(llm, tower, out, dtype))
+
+
 @app.command()
 def track() -> None:
     """Log the state of dvc.lock to MLflow: parameters, curves, metrics, tables, plots, models. Twice adds nothing."""

@@ -10,7 +10,18 @@ import pytest
 from lotlip.doctor import run_checks
 
 TOP = Path(__file__).parents[1]
-COMMANDS = ("configure", "download", "caption", "stats", "evaluate", "convert", "track", "summary", "doctor")
+COMMANDS = (
+    "configure",
+    "download",
+    "caption",
+    "stats",
+    "evaluate",
+    "convert",
+    "convert-sharegpt4v",
+    "track",
+    "summary",
+    "doctor",
+)
 
 
 def lotlip(*arguments: str, cwd: Path = TOP, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from lotlip.errors import ModelError
-from lotlip.model.convert.states import State, check_present, count_heads, count_layers, load_all, split_thirds
+from lotlip.weights import State, check_present, count_heads, count_layers, load_all, split_thirds
 
 ARCH_KEYS = ("text_heads", "image_heads", "activation")
 LONG_CLIP_KEPT = 20  # positions that Long-CLIP keeps as CLIP's; the others are in a tensor of their own

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lotlip.errors import ModelError
 from lotlip.model.convert import clip, lotlip, vit
-from lotlip.model.convert.states import read_arch, read_state
 from lotlip.model.image_tower import ImageSettings
 from lotlip.model.processor import LotlipProcessor
 from lotlip.records import publish_folder, write_json
 from lotlip.text.tokenizer import LotlipTokenizer
+from lotlip.weights import read_arch, read_state
 
 Report = dict[str, Any]
 _HALF = [0.5, 0.5, 0.5]

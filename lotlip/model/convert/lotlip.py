@@ -8,9 +8,9 @@ from transformers import BertConfig
 
 from lotlip.errors import ModelError
 from lotlip.model.config import LotlipConfig
-from lotlip.model.convert.states import State, check_present, count_heads, count_layers, load_all
 from lotlip.model.convert.vit import rename_vit, vit_config
 from lotlip.model.modeling import LotlipModel
+from lotlip.weights import State, check_present, count_heads, count_layers, load_all
 
 # The schema of a released configuration; the last two describe its training.
 ARCH_KEYS = (

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
 from lotlip.errors import ModelError
-from lotlip.model.convert.states import State, check_present, count_heads, count_layers, load_all, split_thirds
+from lotlip.weights import State, check_present, count_heads, count_layers, load_all, split_thirds
 
 ARCH_KEYS = ("image_heads",)
 _NAMES = (

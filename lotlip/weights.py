@@ -1,4 +1,4 @@
-"""Released weights: read without running code, renamed, and loaded with every stray key named.
+"""Weights that others released: read without running code, renamed, and loaded with every stray key named.
 
 Weights come as safetensors, or as a `.pt` or `.bin` that is opened with `weights_only`, which runs nothing.
 """
@@ -15,7 +15,9 @@ from lotlip.errors import ModelError
 from lotlip.records import read_json
 
 State = dict[str, Tensor]
+# Of a downloaded repository: one file, or the first kind of which there are parts.
 _FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_PARTS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 _WRAPPERS = ("state_dict", "model")
 
 
@@ -25,7 +27,13 @@ def read_state(source: Path) -> State:
     Raises:
         ModelError: there is no such file, it is damaged, would run code, or holds something else than tensors.
     """
-    file = _find(source)
+    state: State = {}
+    for file in _find(source):
+        state |= _read_file(file)
+    return state
+
+
+def _read_file(file: Path) -> State:
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -104,13 +112,19 @@ def load_all(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     model.eval()
 
 
-def _find(source: Path) -> Path:
+def _find(source: Path) -> list[Path]:
     if source.is_file():
-        return source
-    found = [source / name for name in _FILES if (source / name).is_file()]
-    if not found:
-        raise ModelError(f"{source} is no file of weights, nor a folder with one of {', '.join(_FILES)}.")
-    return found[0]
+        return [source]
+    for name in _FILES:
+        if (source / name).is_file():
+            return [source / name]
+    for pattern in _PARTS:
+        if parts := sorted(source.glob(pattern)):
+            total = int(parts[0].stem.rpartition("-")[2])
+            if len(parts) != total:
+                raise ModelError(f"{source} has {len(parts)} of {total} parts of its weights: download the others.")
+            return parts
+    raise ModelError(f"{source} is no file of weights, nor a folder with one of {', '.join((*_FILES, *_PARTS))}.")
 
 
 def _reason(error: Exception) -> str:
