@@ -18,6 +18,7 @@ State = dict[str, Tensor]
 # Of a downloaded repository: one file, or the first kind of which there are parts.
 _FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 _PARTS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
+_WANTED = {"activation": "a name, as 'gelu'", "num_corner_tokens": "a whole number from 0"}
 _WRAPPERS = ("state_dict", "model")
 
 
@@ -69,7 +70,19 @@ def read_arch(file: Path | None, known: Collection[str]) -> dict[str, Any]:
         raise ModelError(
             f"{file} has unknown keys {', '.join(unknown)}; for these weights known are {', '.join(known)}."
         )
+    for key, value in record.items():
+        good = (
+            isinstance(value, str)
+            if key == "activation"
+            else _is_size(value, least=0 if key == "num_corner_tokens" else 1)
+        )
+        if not good:
+            raise ModelError(f"{file}: {key} is {value!r}; expected {_WANTED.get(key, 'a whole number from 1')}.")
     return record
+
+
+def _is_size(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_present(state: Mapping[str, Tensor], names: Collection[str], what: str) -> None:
@@ -136,4 +149,4 @@ def _reason(error: Exception) -> str:
         )
     if "weights_only" in text or "WeightsUnpickler" in text or "Unsupported" in text:
         return "it holds more than tensors, and opening that would run code; save its state_dict alone"
-    return text.partition("\n")[0]
+    return f"{type(error).__name__}: {text.partition(chr(10))[0]}"

@@ -48,8 +48,8 @@ def _slot_loss(tiles: Tiles, weight: float) -> Tensor:
     total = torch.zeros_like(tiles.scale)
     for rows, logits in tiles:
         own = (torch.arange(len(logits), device=logits.device), tiles.own[rows])
-        # A wrong pair costs softplus(logit), a right one softplus(-logit) = softplus(logit) - logit.
-        total += functional.softplus(logits).sum() - logits[own].sum()
+        # A wrong pair costs -log sigmoid(-logit), a right one -log sigmoid(logit): less by the logit.
+        total -= functional.logsigmoid(-logits).sum() + logits[own].sum()
         if weight:
             grad = logits.sigmoid_()
             grad[own] -= 1

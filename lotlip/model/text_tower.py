@@ -115,7 +115,22 @@ class TextTower(nn.Module, ABC):
                 f"Texts have {ids_BL.shape[1]} ids and the model's limit is {self.token_limit}: let its "
                 "processor truncate them, or train with a higher token_limit."
             )
+        self._check_ids(ids_BL)
         return self._tokens(ids_BL) if mask_BL is None else mask_BL != 0
+
+    @eager
+    def _check_ids(self, ids_BL: Tensor) -> None:
+        size = self.word_embeddings.num_embeddings
+        if ids_BL.is_floating_point():
+            raise ShapeError(
+                f"input_ids are {ids_BL.dtype}; expected whole numbers, as the model's processor makes them."
+            )
+        lowest, highest = (int(each) for each in ids_BL.aminmax())
+        if lowest < 0 or highest >= size:
+            raise ShapeError(
+                f"input_ids run from {lowest} to {highest} and the model knows 0 to {size - 1}: make them with its own "
+                "processor."
+            )
 
     def _tokens(self, ids_BL: Tensor) -> Tensor:
         return ids_BL != self.pad_id

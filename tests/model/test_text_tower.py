@@ -199,5 +199,9 @@ def test_errors_say_what_arrived() -> None:
         tower.encode_slots(ids, torch.ones(2, 8))
     with pytest.raises(ShapeError, match="expected one and the same"):
         tower.encode_slots(ids[0])
+    with pytest.raises(ShapeError, match="run from 0 to 500 and the model knows 0 to 41"):
+        tower.encode_slots(ids.masked_fill(ids == 3, 500))
+    with pytest.raises(ShapeError, match="expected whole numbers"):
+        tower.encode_slots(ids.float())
     with pytest.raises(ShapeError, match="Text 1 of 2 has no token"):
         tower.encode_slots(ids, (torch.arange(2) == 0)[:, None].expand_as(ids))

@@ -35,7 +35,7 @@ def test_reports_every_set_the_same_each_time(workspace: Path) -> None:
     report = json.loads(first)
     assert list(report) == ["long", "short", "classes"]
     ways = {f"{way}_{rank}" for way in ("i2t", "t2i") for rank in ("r1", "r5", "r10", "median_rank")}
-    counts = {"tied_queries", "images", "texts", "truncated_text_share"}
+    counts = {"tied_queries", "images", "texts", "truncated_text_share", "truncated_token_share"}
     assert set(report["long"]) == set(report["short"]) == ways | counts
     assert set(report["classes"]) == {
         "top1",
@@ -44,6 +44,7 @@ def test_reports_every_set_the_same_each_time(workspace: Path) -> None:
         "images",
         "classes",
         "truncated_text_share",
+        "truncated_token_share",
     }
     assert (report["short"]["images"], report["short"]["texts"], report["classes"]["classes"]) == (6, 30, 64)
     assert report["long"]["t2i_r10"] == 100

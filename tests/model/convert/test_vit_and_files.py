@@ -68,6 +68,10 @@ def test_sizes_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "arch.json").write_text(json.dumps({"image_head": 2}))
     with pytest.raises(ModelError, match="unknown keys image_head; for these weights known are image_heads"):
         convert(tmp_path / "vit.safetensors", tmp_path / "out", tmp_path / "arch.json")
+    for value in (0, "four", True):
+        (tmp_path / "arch.json").write_text(json.dumps({"image_heads": value}))
+        with pytest.raises(ModelError, match=f"image_heads is {value!r}; expected a whole number from 1"):
+            convert(tmp_path / "vit.safetensors", tmp_path / "out", tmp_path / "arch.json")
     with pytest.raises(ModelError, match="takes no --tokenizer"):
         convert(tmp_path / "vit.safetensors", tmp_path / "out", None, str(tmp_path))
     (tmp_path / "full").mkdir()
