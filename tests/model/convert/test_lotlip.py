@@ -37,35 +37,35 @@ def reference() -> dict[str, torch.Tensor]:
     return load_file(FOLDER / "reference.safetensors")
 
 
-def near(found: torch.Tensor, expected: torch.Tensor) -> None:
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found.detach(), expected, atol=1e-5, rtol=0)
 
 
 def test_features(model: LotlipModel, reference: dict[str, torch.Tensor]) -> None:
-    near(model.get_image_features(reference["image"]), reference["image_features"])
-    near(model.get_text_features(reference["short_ids"]), reference["short_text_features"])
-    near(model.get_text_features(reference["long_ids"][:, 0]), reference["long_text_features"])
+    assert_near(model.get_image_features(reference["image"]), reference["image_features"])
+    assert_near(model.get_text_features(reference["short_ids"]), reference["short_text_features"])
+    assert_near(model.get_text_features(reference["long_ids"][:, 0]), reference["long_text_features"])
 
 
 def test_training_features_scale_and_losses(model: LotlipModel, reference: dict[str, torch.Tensor]) -> None:
     ids = torch.cat([reference["short_ids"][:, None], reference["long_ids"]], dim=1)
     output = model(ids, pixel_values=reference["image"])
-    near(output.text_embeds, reference["train_text_features"])
-    near(output.logit_scale.reshape(1), reference["logit_scale"])
+    assert_near(output.text_embeds, reference["train_text_features"])
+    assert_near(output.logit_scale.reshape(1), reference["logit_scale"])
     embeddings = (output.image_embeds, output.text_embeds, output.logit_scale)
     raw, _ = multi_caption_loss(*embeddings, weight_raw=1.0, weight_long=0.0)
     long, _ = multi_caption_loss(*embeddings, weight_raw=0.0, weight_long=1.0)
-    near(raw.reshape(1), reference["loss_raw_term"])
-    near(long.reshape(1), reference["loss_long_term"])
+    assert_near(raw.reshape(1), reference["loss_raw_term"])
+    assert_near(long.reshape(1), reference["loss_long_term"])
     short_only, _ = contrastive_loss(output.image_embeds, output.text_embeds[:, :1], output.logit_scale)
-    near(short_only.reshape(1), reference["loss_short_only"])
+    assert_near(short_only.reshape(1), reference["loss_short_only"])
 
 
 def test_hidden_states_of_class_and_text(model: LotlipModel, reference: dict[str, torch.Tensor]) -> None:
     ids, tower = reference["short_ids"], model.text_tower
     texts = pack(ids != 0)
     states = tower._run(ids, texts, None, num_corners=2)
-    near(states, reference["short_hidden"].flatten(0, 1)[texts.rows])
+    assert_near(states, reference["short_hidden"].flatten(0, 1)[texts.rows])
 
 
 @pytest.mark.parametrize("form", ["safetensors", "wrapped.pt", "bare.pt"])
@@ -82,8 +82,8 @@ def test_the_command_writes_a_folder_with_equal_features(
     assert (report["corner_tokens"], report["token_limit"], report["image_size"]) == (2, 48, 32)
     assert "give --tokenizer" in report["tokenizer"]
     loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
-    near(loaded.get_image_features(reference["image"]), reference["image_features"])
-    near(loaded.get_text_features(reference["short_ids"]), reference["short_text_features"])
+    assert_near(loaded.get_image_features(reference["image"]), reference["image_features"])
+    assert_near(loaded.get_text_features(reference["short_ids"]), reference["short_text_features"])
 
 
 def test_with_a_tokenizer_it_writes_a_processor(tmp_path: Path) -> None:
