@@ -86,6 +86,9 @@ class Captioner(Section):
     temperature: PositiveFloat
     top_p: Annotated[float, Field(gt=0.0, le=1.0)]
     seed: int
+    retry_temperature: PositiveFloat | None = 0.7
+    short_prompt: str | None = None
+    short_max_new_tokens: PositiveInt = 40
 
 
 class ImageRules(Section):

@@ -10,11 +10,12 @@ from lotlip.records import content_key, sha256_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise by one when a change of the code changes captions; tests/golden watches over it. It is part of every
 identity, so that results of older code are never mixed with new ones."""
 
 FinishReason = Literal["stop", "length", "error"]
+Kind = Literal["long", "short"]
 
 # Files of a checkpoint folder that can change what it writes; a model card or a training log cannot.
 CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -38,13 +39,20 @@ class Captioner(Protocol):
     """Anything that captions images.
 
     `identity` is 16 hex digits: a key of all that determines captions. Equal identities give equal
-    captions for equal images, however the images are batched.
+    captions for equal images, however the images are batched. `kinds` are those that it writes for every
+    image; `retries` says whether an attempt after the first is another draw.
     """
 
     @property
     def identity(self) -> str: ...
 
-    def caption(self, images: "Sequence[Image]") -> list[Caption]:
+    @property
+    def kinds(self) -> tuple[Kind, ...]: ...
+
+    @property
+    def retries(self) -> bool: ...
+
+    def caption(self, images: "Sequence[Image]", kind: Kind = "long", attempt: int = 0) -> list[Caption]:
         """One caption an RGB image, in order; where there can be none a `failed` one, never a gap."""
         ...
 

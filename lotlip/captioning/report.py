@@ -10,11 +10,12 @@ from lotlip.text.subcaptions import split_sub_captions
 
 
 def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
-    """Counts and means over caption rows.
+    """Counts and means over caption rows; all but `short_captions` are about the long ones.
 
     Returns:
         `requested`, `captioned`, `failed` (they add up), `failures` (count by kind of reason: its text up to
-        the first colon), `truncated` (cut at max_new_tokens), and over the captioned: `mean_tokens`
+        the first colon), `truncated` (cut at max_new_tokens), `reasons` (count by rule that captions break),
+        `retried` and `mended` (of these, now without a reason), and over the captioned: `mean_tokens`
         (generated), `mean_sub_captions`, `mean_characters`, and `distinct_share` (different texts / texts).
         Means are null where nothing was captioned.
 
@@ -23,8 +24,12 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
     """
     failures: Counter[str] = Counter()
     texts: Counter[str] = Counter()
-    tokens = sub_captions = characters = truncated = 0
+    reasons: Counter[str] = Counter()
+    tokens = sub_captions = characters = truncated = retried = mended = shorts = 0
     for row in rows:
+        if row["kind"] == "short":
+            shorts += row["failure"] is None
+            continue
         if row["failure"] is not None:
             failures[row["failure"].split(":")[0]] += 1
             continue
@@ -33,6 +38,10 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
         sub_captions += len(split_sub_captions(row["text"]))
         characters += len(row["text"])
         truncated += row["finish_reason"] == "length"
+        found = row["reasons"].split(",") if row["reasons"] else []
+        reasons.update(found)
+        retried += row["attempts"] > 1
+        mended += row["attempts"] > 1 and not found
     captioned, failed = texts.total(), failures.total()
     if captioned + failed != requested:
         raise DataError(
@@ -45,6 +54,10 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
         "failed": failed,
         "failures": dict(sorted(failures.items())),
         "truncated": truncated,
+        "reasons": dict(sorted(reasons.items())),
+        "retried": retried,
+        "mended": mended,
+        "short_captions": shorts,
         "mean_tokens": _mean(tokens, captioned),
         "mean_sub_captions": _mean(sub_captions, captioned),
         "mean_characters": _mean(characters, captioned),

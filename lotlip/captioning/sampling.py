@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def image_seed(image: "Image", seed: int) -> int:
-    """A 63-bit seed from the image's size and pixels and the captioner's seed."""
+def image_seed(image: "Image", seed: int | str) -> int:
+    """A 63-bit seed from the image's size and pixels and a seed or its name."""
     digest = hashlib.sha256(f"{seed} {image.size} {image.mode} ".encode() + image.tobytes()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lotlip.captioning.captioner import Caption, Captioner, failed
+from lotlip.captioning.captioner import Captioner, Kind, failed
+from lotlip.captioning.quality import Written, write_checked
 from lotlip.captioning.report import caption_report
 from lotlip.captioning.tables import Row, make_row, read_captions, write_captions
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
@@ -100,16 +101,20 @@ def caption_shard(
             raise DataError(f"{task.tar} has {len(keys)} samples, its manifest says {task.num_samples}.")
         rows = _read_batches(folder)
         on_rows(list(rows.values()), False)
-        todo = [(i, key) for i, key in enumerate(keys) if key not in rows]
+        todo = [(i, key) for i, key in enumerate(keys) if (key, "long") not in rows]
         batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
         for batch, decoded in _prefetch(reader, batches, task.max_pixels):
-            captions = _caption_decoded(captioner, decoded)
-            done = [make_row(key, c, captioner.identity) for (_, key), c in zip(batch, captions, strict=True)]
+            written = {kind: _caption_decoded(captioner, decoded, kind) for kind in captioner.kinds}
+            done = [
+                make_row(key, kind, written[kind][at], captioner.identity)
+                for at, (_, key) in enumerate(batch)
+                for kind in captioner.kinds
+            ]
             # Named by its first sample: the next run may use other batch sizes and never hits a taken name.
             write_json(folder / f"batch-{batch[0][0]:06d}.json", done)
-            rows.update((row["key"], row) for row in done)
+            rows.update(((row["key"], row["kind"]), row) for row in done)
             on_rows(done, True)
-    write_captions(table, [rows[key] for key in keys])
+    write_captions(table, [rows[key, kind] for key in keys for kind in captioner.kinds])
     for pattern in ("batch-*.json", ".batch-*.tmp"):  # a killed run leaves temporary files
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -121,9 +126,10 @@ def _task(manifest: Manifest, shard: Shard, max_pixels: int) -> ShardTask:
     return ShardTask(shard.name, manifest.path(shard, "tar"), tar.sha256, shard.num_samples, max_pixels)
 
 
-def _read_batches(folder: Path) -> dict[str, Row]:
-    """Rows of the batches that an earlier run finished, by key."""
-    return {row["key"]: row for path in sorted(folder.glob("batch-*.json")) for row in read_json(path)}
+def _read_batches(folder: Path) -> dict[tuple[str, str], Row]:
+    """Rows of the batches that an earlier run finished, by key and kind."""
+    rows = [row for path in sorted(folder.glob("batch-*.json")) for row in read_json(path)]
+    return {(row["key"], row["kind"]): row for row in rows}
 
 
 Batch = list[tuple[int, str]]
@@ -158,13 +164,13 @@ def _decode(reader: ShardReader, key: str, max_pixels: int) -> "Image | str":
         return str(error)
 
 
-def _caption_decoded(captioner: Captioner, decoded: Decoded) -> list[Caption]:
+def _caption_decoded(captioner: Captioner, decoded: Decoded, kind: Kind) -> list[Written]:
     images = [image for image in decoded if not isinstance(image, str)]
-    written = captioner.caption(images) if images else []
+    written = write_checked(captioner, images, kind) if images else []
     if len(written) != len(images):
         raise DataError(f"The captioner returned {len(written)} captions for {len(images)} images.")
     captions = iter(written)
-    return [failed(image) if isinstance(image, str) else next(captions) for image in decoded]
+    return [Written(failed(image), ()) if isinstance(image, str) else next(captions) for image in decoded]
 
 
 def _publish(tables: list[tuple[ShardTask, Path]], out: Path) -> None:
@@ -186,9 +192,10 @@ class _Progress:
         self._start = self._last = time.monotonic()
 
     def __call__(self, rows: list[Row], is_new: bool) -> None:
-        self._done += len(rows)
-        self._captioned_now += len(rows) if is_new else 0
-        self._failed += sum(row["failure"] is not None for row in rows)
+        long = [row for row in rows if row["kind"] == "long"]  # one an image
+        self._done += len(long)
+        self._captioned_now += len(long) if is_new else 0
+        self._failed += sum(row["failure"] is not None for row in long)
         if time.monotonic() - self._last > REPORT_EVERY_S:
             self.finish()
 

@@ -4,16 +4,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lotlip.captioning.captioner import Caption
+from lotlip.captioning.captioner import Kind
+from lotlip.captioning.quality import Written
 from lotlip.records import atomic_path
 
 Row = dict[str, Any]
-COLUMNS = ("key", "kind", "text", "num_tokens", "finish_reason", "failure", "captioner")
+COLUMNS = ("key", "kind", "text", "num_tokens", "finish_reason", "failure", "reasons", "attempts", "captioner")
 
 
-def make_row(key: str, caption: Caption, identity: str) -> Row:
-    """One row: the sample's key, the caption (empty where it failed), and which captioner wrote it."""
-    return {"key": key, "kind": "long", **asdict(caption), "captioner": identity}
+def make_row(key: str, kind: Kind, written: Written, identity: str) -> Row:
+    """One row: the sample's key, the caption (empty where it failed), what is wrong with it, and who wrote it.
+
+    `reasons` are the rules of `lotlip.captioning.quality` that it breaks, joined by commas, empty where there are none.
+    """
+    checked = {"reasons": ",".join(written.reasons), "attempts": written.attempts}
+    return {"key": key, "kind": kind, **asdict(written.caption), **checked, "captioner": identity}
 
 
 def write_captions(path: Path, rows: list[Row]) -> None:
@@ -21,7 +26,7 @@ def write_captions(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"num_tokens": pa.int32()}
+    types = {"num_tokens": pa.int32(), "attempts": pa.int32()}
     schema = pa.schema([pa.field(name, types.get(name, pa.string())) for name in COLUMNS])
     with atomic_path(path) as temporary:
         pq.write_table(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lotlip import params as settings
-from lotlip.captioning.captioner import Caption, FinishReason, failed, make_identity
+from lotlip.captioning.captioner import Caption, FinishReason, Kind, failed, make_identity
 from lotlip.captioning.checkpoints import Checkpoint, find_checkpoint
 from lotlip.captioning.prompts import check_prompt, render_prompt
 from lotlip.errors import ModelError
@@ -25,18 +25,19 @@ def open_captioner(params: settings.Captioner) -> "TransformersCaptioner":
         ModelError: the checkpoint's folder is missing or incomplete.
         ParamsError: a hub id without a commit, or a template without a place for the prompt.
     """
-    check_prompt(params.prompt, params.template)
+    for prompt in filter(None, (params.prompt, params.short_prompt)):
+        check_prompt(prompt, params.template)
     return TransformersCaptioner(params, find_checkpoint(params.checkpoint, params.revision))
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory with all that a batch needs."""
+    """A model in memory with all that a batch needs; prompt and generation settings by kind of caption."""
 
     model: Any
     processor: Any
-    prompt: str
-    generation: Any
+    prompts: dict[Kind, str]
+    generations: dict[Kind, Any]
     end_ids: frozenset[int]
 
 
@@ -55,14 +56,26 @@ class TransformersCaptioner:
     @functools.cached_property
     def identity(self) -> str:
         """Key of checkpoint, prompt, template, generation, dtype and code; not of device and batch size."""
-        names = ["prompt", "template", "dtype", "max_new_tokens", "do_sample"]
-        names += ["temperature", "top_p", "seed"] if self._params.do_sample else []
+        names = ["prompt", "template", "dtype", "max_new_tokens", "do_sample", "retry_temperature"]
+        names += ["short_prompt", "short_max_new_tokens"] if self._params.short_prompt else []
+        names += ["temperature", "top_p"] if self._params.do_sample else []
+        names += ["seed"] if self._params.do_sample or self.retries else []
         chosen: dict[str, Any] = {name: getattr(self._params, name) for name in names}
         chosen["checkpoint"] = self._checkpoint.fingerprint
         return make_identity({"backend": "transformers", **chosen})
 
-    def caption(self, images: "Sequence[Image]") -> list[Caption]:
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return ("long", "short") if self._params.short_prompt else ("long",)
+
+    @property
+    def retries(self) -> bool:
+        return self._params.retry_temperature is not None
+
+    def caption(self, images: "Sequence[Image]", kind: Kind = "long", attempt: int = 0) -> list[Caption]:
         """One caption an RGB image. A batch that exhausts the GPU's memory is halved, for later calls too.
+
+        Attempts after the first are drawn at `retry_temperature`, each with a seed of its own.
 
         Raises:
             ModelError: the checkpoint cannot be loaded, its template has no image, or one image fills memory.
@@ -74,7 +87,7 @@ class TransformersCaptioner:
         while len(captions) < len(images):
             batch = images[len(captions) : len(captions) + size]
             try:
-                captions += self._caption_batch(batch)
+                captions += self._caption_batch(batch, kind, attempt)
                 continue
             except torch.cuda.OutOfMemoryError:
                 pass  # leave the handler first: the traceback keeps the batch's tensors alive
@@ -87,23 +100,26 @@ class TransformersCaptioner:
     def _loaded(self) -> Loaded:
         return _load(self._params, self._checkpoint)
 
-    def _caption_batch(self, images: "Sequence[Image]") -> list[Caption]:
+    def _caption_batch(self, images: "Sequence[Image]", kind: Kind, attempt: int) -> list[Caption]:
         try:
-            inputs = _process(self._loaded, images)
+            inputs = _process(self._loaded, images, kind)
         except (ValueError, OSError, MemoryError, ZeroDivisionError) as error:
             if len(images) > 1:  # find the image it is about
-                return [caption for image in images for caption in self._caption_batch([image])]
+                return [caption for image in images for caption in self._caption_batch([image], kind, attempt)]
             return [failed(f"processor: {error or type(error).__name__}")]
-        rows = _generate(self._loaded, inputs, self._samplers(images))
+        rows = _generate(self._loaded, inputs, kind, self._samplers(images, kind, attempt))
         return [self._read(row) for row in rows]
 
-    def _samplers(self, images: "Sequence[Image]") -> list[Any]:
-        if not self._params.do_sample:
+    def _samplers(self, images: "Sequence[Image]", kind: Kind, attempt: int) -> list[Any]:
+        params = self._params
+        if not params.do_sample and attempt == 0:
             return []
         from lotlip.captioning.sampling import GumbelSampler, image_seed
 
-        seeds = [image_seed(image, self._params.seed) for image in images]
-        return [GumbelSampler(seeds, self._params.temperature, self._params.top_p)]
+        # The first long caption's seed is the captioner's own; every other draw of an image has one beside it.
+        label = f"{params.seed}" if kind == "long" and attempt == 0 else f"{params.seed}/{kind}/{attempt}"
+        temperature = params.temperature if attempt == 0 else params.retry_temperature or params.temperature
+        return [GumbelSampler([image_seed(image, label) for image in images], temperature, params.top_p)]
 
     def _read(self, row: list[int]) -> Caption:
         """The caption in the generated ids of one image."""
@@ -131,19 +147,28 @@ def _load(params: settings.Captioner, checkpoint: Checkpoint) -> Loaded:
     model = _to_device(model.eval(), params.device)
     _prepare_padding(processor.tokenizer, model)
     end_ids = _end_ids(processor.tokenizer, model)
-    generation = transformers.GenerationConfig(
-        max_new_tokens=params.max_new_tokens,
-        do_sample=False,  # sampling is GumbelSampler's, on top of the argmax
-        num_beams=1,
-        num_return_sequences=1,
-        temperature=1.0,
-        top_p=1.0,
-        eos_token_id=sorted(end_ids) or None,
-        pad_token_id=processor.tokenizer.pad_token_id,
-    )
-    prompt = render_prompt(params.prompt, params.template, processor)
-    loaded = Loaded(model, processor, prompt, generation, end_ids)
-    _check_fit(loaded)
+    asked: dict[Kind, tuple[str, int]] = {"long": (params.prompt, params.max_new_tokens)}
+    if params.short_prompt:
+        asked["short"] = (params.short_prompt, params.short_max_new_tokens)
+    generations: dict[Kind, Any] = {
+        kind: transformers.GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,  # sampling is GumbelSampler's, on top of the argmax
+            num_beams=1,
+            num_return_sequences=1,
+            temperature=1.0,
+            top_p=1.0,
+            eos_token_id=sorted(end_ids) or None,
+            pad_token_id=processor.tokenizer.pad_token_id,
+        )
+        for kind, (_, max_new_tokens) in asked.items()
+    }
+    prompts: dict[Kind, str] = {
+        kind: render_prompt(prompt, params.template, processor) for kind, (prompt, _) in asked.items()
+    }
+    loaded = Loaded(model, processor, prompts, generations, end_ids)
+    for kind in prompts:
+        _check_fit(loaded, kind)
     return loaded
 
 
@@ -183,21 +208,22 @@ def _open_checkpoint(checkpoint: Checkpoint, dtype: str) -> tuple[Any, Any]:
     return processor, model
 
 
-def _check_fit(loaded: Loaded) -> None:
-    """Try the prompt with a grey image: the processor must take it and leave a place for the image."""
+def _check_fit(loaded: Loaded, kind: Kind) -> None:
+    """Try a prompt with a grey image: the processor must take it and leave a place for the image."""
     from PIL import Image
 
+    prompt = loaded.prompts[kind]
     try:
-        ids = _process(loaded, [Image.new("RGB", (64, 64), "grey")])["input_ids"]
+        ids = _process(loaded, [Image.new("RGB", (64, 64), "grey")], kind)["input_ids"]
     except ValueError as error:
         raise ModelError(
-            f"The processor does not take an image with the prompt {loaded.prompt!r} ({error}): see that the "
+            f"The processor does not take an image with the prompt {prompt!r} ({error}): see that the "
             "captioner's `template` holds <image> once where the model's processor wants it."
         ) from error
     image_id = getattr(loaded.model.config, "image_token_id", None)
     if image_id is not None and not bool((ids == image_id).any()):
         raise ModelError(
-            f"The prompt {loaded.prompt!r} holds no image token, so the model would not see the image: put "
+            f"The prompt {prompt!r} holds no image token, so the model would not see the image: put "
             "<image> into the captioner's `template`."
         )
 
@@ -246,25 +272,25 @@ def _end_ids(tokenizer: Any, model: Any) -> frozenset[int]:
     return frozenset(token for token in flat if token is not None)
 
 
-def _process(loaded: Loaded, images: "Sequence[Image]") -> Any:
-    tokenizer = loaded.processor.tokenizer
-    has_start = bool(tokenizer.bos_token) and loaded.prompt.startswith(tokenizer.bos_token)
+def _process(loaded: Loaded, images: "Sequence[Image]", kind: Kind) -> Any:
+    tokenizer, prompt = loaded.processor.tokenizer, loaded.prompts[kind]
+    has_start = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     return loaded.processor(
         images=list(images),
-        text=[loaded.prompt] * len(images),
+        text=[prompt] * len(images),
         padding=True,
         return_tensors="pt",
         add_special_tokens=not has_start,  # chat templates write the start token themselves
     )
 
 
-def _generate(loaded: Loaded, inputs: Any, samplers: list[Any]) -> list[list[int]]:
+def _generate(loaded: Loaded, inputs: Any, kind: Kind, samplers: list[Any]) -> list[list[int]]:
     """Generated ids without the prompt, one list a row; after an end token comes padding."""
     import torch
 
     inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
-        ids = loaded.model.generate(**inputs, generation_config=loaded.generation, logits_processor=samplers)
+        ids = loaded.model.generate(**inputs, generation_config=loaded.generations[kind], logits_processor=samplers)
     prompt = inputs["input_ids"]
     length = prompt.shape[1]
     if ids.shape[1] >= length and torch.equal(ids[:, :length], prompt):

@@ -1,15 +1,16 @@
-"""Train the sample's tiny captioner of the LLaVA class: tower (frozen, pretrained), projector, language model.
+"""Train one of the sample's tiny captioners: from pixels through the pretrained tower to its own kind of text.
 
-    python -m lotlip.sample.train_captioner [--steps 800] [--out lotlip/sample/weights/llava]
+    python -m lotlip.sample.train_captioner {instructblip,llava,sharegpt4v} [--out lotlip/sample/weights/NAME]
 
-Needs the tower of `lotlip.sample.train_tower`. The captioner learns to write `scenes.long_caption` from pixels;
-the checkpoint is judged by what it really generates through the workflow's own backend on held-out scenes.
+Needs the tower of `lotlip.sample.train_tower`. The checkpoint is judged by what it really generates through the
+workflow's own backend on held-out scenes.
 """
 
 import argparse
 import json
-import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,158 +18,145 @@ import torch
 from torch import Tensor, nn
 
 from lotlip.records import write_json
-from lotlip.sample import scenes
-from lotlip.sample.caption_quality import object_scores
-from lotlip.sample.scenes import long_caption, make_scene, render
-from lotlip.sample.train_tokenizers import PROMPT, captioner_tokenizer
-from lotlip.sample.train_tower import HELD_OUT_SEED, TRAIN_SEED, pixels
+from lotlip.sample import habits
+from lotlip.sample.caption_quality import caption_scores
+from lotlip.sample.captioner_models import build_instructblip, build_llava
+from lotlip.sample.scenes import Scene, make_scene, render
+from lotlip.sample.train_tokenizers import LLAVA_PROMPT, LONG_PROMPT, SHORT_PROMPT, train_bpe, train_wordpiece, wrap
+from lotlip.sample.train_tower import HELD_OUT_SEED, TRAIN_SEED
+
+WIDTH = 128
+WEIGHTS, CARDS = Path("lotlip/sample/weights"), Path("lotlip/sample/cards")
+# Other scenes than the tower's, and other ones for each captioner.
+FIRST_SCENE = {"llava": 10_000_000, "instructblip": 20_000_000, "sharegpt4v": 30_000_000}
 
 
-def build_processor(patch: int) -> Any:
-    """The processor saved with the checkpoint: 96 px images, mean = std = 0.5."""
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+@dataclass(frozen=True)
+class Recipe:
+    """What a captioner learns, by prompt, and how: `tower_rate` is the share of the learning rate its tower gets."""
 
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": scenes.SIZE},
-        crop_size={"height": scenes.SIZE, "width": scenes.SIZE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=captioner_tokenizer(),
-        patch_size=patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-    )
+    texts: tuple[tuple[str, Callable[[Scene], str]], ...]
+    layers: int
+    steps: int
+    tower_rate: float = 0.0
+    batch_size: int = 32
+    rate: float = 3e-3
 
 
-def build_model(tower: Any, tokenizer: Any, width: int, layers: int) -> Any:
-    """A LLaVA with a Llama of `layers` x `width` on the tower's last but one layer, as LLaVA-1.5 reads it."""
-    from transformers import GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    special = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
-        intermediate_size=2 * width,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
-        **special,
-    )
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(scenes.SIZE // tower.config.patch_size) ** 2,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-    model = LlavaForConditionalGeneration(config)
-    missing, unexpected = model.model.vision_tower.load_state_dict(tower.state_dict(), strict=False)
-    assert set(missing) == {"pooler.dense.weight", "pooler.dense.bias"}, missing  # LLaVA reads no pooler
-    assert not unexpected, unexpected
-    model.model.vision_tower.requires_grad_(False)
-    model.generation_config = GenerationConfig(**special)
-    return model
+RECIPES = {
+    "llava": Recipe(((LLAVA_PROMPT, habits.llava_caption),), layers=3, steps=800),
+    "instructblip": Recipe(
+        ((LONG_PROMPT, habits.instructblip_caption), (SHORT_PROMPT, habits.instructblip_short)),
+        layers=2,
+        steps=2000,
+        tower_rate=0.1,
+    ),
+    "sharegpt4v": Recipe(((LLAVA_PROMPT, habits.sharegpt4v_caption),), layers=3, steps=1200, tower_rate=0.1),
+}
 
 
-class TextBatches:
-    """Ids and labels of `prompt + caption + </s>` for scenes; labels cover the caption only."""
+def build(name: str, recipe: Recipe) -> tuple[Any, Any]:
+    """Model and processor of a captioner, its tower pretrained, all else new."""
+    from transformers import ViTModel
 
-    def __init__(self, tokenizer: Any, num_image_tokens: int) -> None:
-        expanded = PROMPT.replace("<image>", "<image>" * num_image_tokens)
-        self.tokenizer = tokenizer
-        self.prompt: list[int] = tokenizer(expanded).input_ids
-
-    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Ids and labels, int64 [B, L], padded on the right; -100 marks what is not learned."""
-        ends = self.tokenizer([" " + text for text in texts], add_special_tokens=False).input_ids
-        rows = [self.prompt + ids + [self.tokenizer.eos_token_id] for ids in ends]
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), length), -100)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            labels[i, len(self.prompt) : len(row)] = torch.tensor(row[len(self.prompt) :])
-        return ids, labels
+    tower = ViTModel.from_pretrained(WEIGHTS / "vit", add_pooling_layer=False, dtype=torch.float32)
+    tokenizer = train_bpe([write for _, write in recipe.texts], [prompt for prompt, _ in recipe.texts])
+    if name == "instructblip":
+        return build_instructblip(tower, tokenizer, wrap(train_wordpiece()), WIDTH, recipe.layers)
+    return build_llava(tower, tokenizer, WIDTH, recipe.layers)
 
 
-def train(model: Any, processor: Any, steps: int, batch_size: int, rate: float) -> None:
-    """Teach projector and language model; the same steps give the same weights."""
-    batches = TextBatches(processor.tokenizer, model.config.image_seq_length)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.08)
+class Examples:
+    """Inputs and labels of `prompt + text + </s>`, the prompt as the processor makes it; the text alone is learned."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    def __call__(self, batch: Sequence[Scene], prompt: str, texts: Sequence[str]) -> dict[str, Tensor]:
+        images = [render(scene) for scene in batch]
+        inputs = dict(self.processor(images=images, text=[prompt] * len(batch), return_tensors="pt"))
+        prompts = inputs.pop("input_ids")
+        inputs.pop("attention_mask")
+        endings = self.tokenizer([f" {text}" for text in texts], add_special_tokens=False).input_ids
+        longest = max(map(len, endings)) + 1
+        ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
+        labels = torch.full((len(batch), longest), -100)
+        for row, label, ending in zip(ids, labels, endings, strict=True):
+            whole = torch.tensor([*ending, self.tokenizer.eos_token_id])
+            row[: len(whole)] = label[: len(whole)] = whole
+        input_ids = torch.cat([prompts, ids], dim=1)
+        return {
+            **inputs,
+            "input_ids": input_ids,
+            "attention_mask": (input_ids != self.tokenizer.pad_token_id).long(),
+            "labels": torch.cat([torch.full_like(prompts, -100), labels], dim=1),
+        }
+
+
+def train(name: str, model: Any, processor: Any, recipe: Recipe, steps: int) -> None:
+    """Teach all parts (the tower at its own rate, or not at all); the same steps give the same weights."""
+    towers = {id(p) for part, p in model.named_parameters() if "vision" in part}
+    tower = [p for p in model.parameters() if id(p) in towers]
+    others = [p for p in model.parameters() if id(p) not in towers]
+    groups = [{"params": others, "lr": recipe.rate}]
+    if recipe.tower_rate:
+        groups.append({"params": tower, "lr": recipe.rate * recipe.tower_rate})
+    else:
+        model.get_submodule("model.vision_tower").requires_grad_(False)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
+    rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.08)
+    examples = Examples(processor)
     started = time.monotonic()
     for step in range(steps):
-        # Other scenes than the tower's: it has not seen them.
-        batch = [make_scene(TRAIN_SEED, 10_000_000 + step * batch_size + i) for i in range(batch_size)]
-        ids, labels = batches([long_caption(scene) for scene in batch])
-        loss = model(
-            input_ids=ids,
-            attention_mask=(ids != processor.tokenizer.pad_token_id).long(),
-            pixel_values=pixels(batch),
-            labels=labels,
-        ).loss
+        first = FIRST_SCENE[name] + step * recipe.batch_size
+        batch = [make_scene(TRAIN_SEED, first + i) for i in range(recipe.batch_size)]
+        prompt, write = recipe.texts[1 if len(recipe.texts) > 1 and step % 4 == 3 else 0]
+        loss = model(**examples(batch, prompt, [write(scene) for scene in batch])).loss
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
-            rate_per_s = (step + 1) * batch_size / (time.monotonic() - started)
+            rate_per_s = (step + 1) * recipe.batch_size / (time.monotonic() - started)
             print(f"step {step}/{steps} loss {loss.item():.4f} {rate_per_s:.0f} scenes/s", flush=True)
 
 
-def evaluate(checkpoint: Path, num_scenes: int = 500) -> dict[str, float]:
+def evaluate(name: str, checkpoint: Path, num_scenes: int = 500) -> dict[str, float]:
     """Generate captions of held-out scenes through the workflow's backend and compare them with the truth."""
     from lotlip.captioning.transformers_backend import open_captioner
     from lotlip.params import load_params
 
-    settings = load_params().captioners["llava"].model_copy(update={"checkpoint": str(checkpoint)})
+    settings = load_params().captioners[name].model_copy(update={"checkpoint": str(checkpoint)})
     captioner = open_captioner(settings)
     held_out = [make_scene(HELD_OUT_SEED, index) for index in range(num_scenes)]
-    texts: list[str] = []
+    captions = []
     for start in range(0, num_scenes, settings.batch_size):
-        images = [render(scene) for scene in held_out[start : start + settings.batch_size]]
-        texts += [caption.text for caption in captioner.caption(images)]
-    return object_scores(held_out, texts)
+        captions += captioner.caption([render(scene) for scene in held_out[start : start + settings.batch_size]])
+    texts = [caption.text for caption in captions]
+    tokens = sum(caption.num_tokens for caption in captions) / len(captions)
+    return {**caption_scores(held_out, texts), "tokens": round(tokens, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--tower", type=Path, default=Path("lotlip/sample/weights/vit"))
-    parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights/llava"))
-    parser.add_argument("--card", type=Path, default=Path("lotlip/sample/cards/llava.json"))
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--steps", type=int, help="default: the recipe's")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--card", type=Path)
     options = parser.parse_args()
-    from transformers import ViTModel
-
+    name, recipe = options.name, RECIPES[options.name]
+    out, card = options.out or WEIGHTS / name, options.card or CARDS / f"{name}.json"
     torch.manual_seed(0)
-    tower = ViTModel.from_pretrained(options.tower, add_pooling_layer=False, dtype=torch.float32)
-    processor = build_processor(tower.config.patch_size)
-    assert math.isqrt(scenes.SIZE**2 // tower.config.patch_size**2) * tower.config.patch_size == scenes.SIZE
-    model = build_model(tower, processor.tokenizer, options.width, options.layers)
-    train(model, processor, options.steps, options.batch_size, options.rate)
-    model.half().save_pretrained(options.out)
-    processor.save_pretrained(options.out)
-    scores = evaluate(options.out)
+    model, processor = build(name, recipe)
+    train(name, model, processor, recipe, options.steps or recipe.steps)
+    model.half().save_pretrained(out)
+    processor.save_pretrained(out)
+    scores = evaluate(name, out)
     print(json.dumps(scores, indent=2))
-    write_json(options.card, scores)
+    write_json(card, scores)
 
 
 if __name__ == "__main__":

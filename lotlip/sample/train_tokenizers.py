@@ -1,23 +1,26 @@
-"""Train the sample's two vocabularies on its own texts: a BERT WordPiece one for the text tower and a byte-level
-BPE one for the captioner's language model. Seconds.
+"""Train the sample's vocabularies on its own texts: a BERT WordPiece one for text towers (and the Q-Former), and a
+byte-level BPE one for each captioner's language model. Seconds.
 
     python -m lotlip.sample.train_tokenizers [--out lotlip/sample/weights]
 """
 
 import argparse
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lotlip.sample.scenes import long_caption, make_scene, raw_caption, reference_description, short_captions
+from lotlip.sample import habits
+from lotlip.sample.scenes import Scene, make_scene, raw_caption, reference_description, short_captions
 
 VOCABULARY_SEED = 7_000_002
 NUM_SCENES = 3000
-PROMPT = "USER: <image>\nDescribe the image in detail ASSISTANT:"
-LLAVA_SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
+LONG_PROMPT = "Describe the image in detail"
+SHORT_PROMPT = "A short image description"
+LLAVA_PROMPT = f"USER: <image>\n{LONG_PROMPT} ASSISTANT:"
+SPECIAL = ["<pad>", "<s>", "</s>", "<image>"]
 
 
 def sample_texts() -> Iterator[str]:
@@ -25,9 +28,12 @@ def sample_texts() -> Iterator[str]:
     for index in range(NUM_SCENES):
         scene = make_scene(VOCABULARY_SEED, index)
         yield raw_caption(scene)
-        yield long_caption(scene)
+        yield habits.llava_caption(scene)
+        yield habits.instructblip_caption(scene)
+        yield habits.sharegpt4v_caption(scene)
         yield reference_description(scene)
         yield from short_captions(scene)
+    yield from (LONG_PROMPT, SHORT_PROMPT)
 
 
 def train_wordpiece() -> Tokenizer:
@@ -37,7 +43,7 @@ def train_wordpiece() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=420,
+        vocab_size=460,
         special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
         initial_alphabet=list(string.ascii_lowercase + string.digits + string.punctuation),
         show_progress=False,
@@ -47,36 +53,30 @@ def train_wordpiece() -> Tokenizer:
     return tokenizer
 
 
-def train_bpe() -> Tokenizer:
-    """Byte-level BPE: any text is spelt, and every common word of the captions is one token."""
+def train_bpe(writers: Sequence[Callable[[Scene], str]], prompts: Sequence[str]) -> Any:
+    """A captioner's byte-level BPE: any text is spelt, and every common word of its captions is one token.
+
+    It pads on the left, as generation needs it.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=640,
-        special_tokens=LLAVA_SPECIAL,
+        special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [long_caption(make_scene(VOCABULARY_SEED, index)) for index in range(NUM_SCENES)]
-    tokenizer.train_from_iterator([" " + text for text in [*texts, PROMPT]], trainer)
+    scenes = [make_scene(VOCABULARY_SEED, index) for index in range(NUM_SCENES)]
+    texts = [write(scene) for write in writers for scene in scenes]
+    tokenizer.train_from_iterator([f" {text}" for text in [*texts, *prompts]], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", LLAVA_SPECIAL.index("<s>"))]
+        single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
     )
-    return tokenizer
-
-
-def wrap(tokenizer: Tokenizer, **special: Any) -> Any:
-    """The tokenizer as transformers saves and opens it."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def captioner_tokenizer() -> Any:
-    """The language model's tokenizer, padding on the left as generation needs it."""
-    return wrap(
-        train_bpe(),
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
@@ -85,20 +85,27 @@ def captioner_tokenizer() -> Any:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights"))
-    out = parser.parse_args().out
-    tokenizer = wrap(
-        train_wordpiece(),
+def wrap(tokenizer: Tokenizer) -> Any:
+    """A WordPiece vocabulary as transformers saves and opens it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("lotlip/sample/weights"))
+    out = parser.parse_args().out
+    tokenizer = wrap(train_wordpiece())
     tokenizer.save_pretrained(out / "tokenizer")
-    print(f"{out / 'tokenizer'}: {len(tokenizer)} WordPiece tokens; the captioner's has {len(captioner_tokenizer())}")
+    print(f"{out / 'tokenizer'}: {len(tokenizer)} WordPiece tokens")
 
 
 if __name__ == "__main__":

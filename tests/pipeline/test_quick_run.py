@@ -53,7 +53,7 @@ def test_captions_come_from_the_pixels(workspace: Workspace) -> None:
     """The captioner names the right objects in images that it has never seen."""
     import pyarrow.parquet
 
-    from lotlip.sample.caption_quality import object_scores
+    from lotlip.sample.caption_quality import caption_scores
     from lotlip.sample.scenes import make_scene
 
     rows = []
@@ -64,7 +64,7 @@ def test_captions_come_from_the_pixels(workspace: Workspace) -> None:
         tables += pyarrow.parquet.read_table(path).to_pylist()
     assert [row["key"] for row in rows] == [row["key"] for row in tables]
     scenes = [make_scene(1, index) for index in range(len(rows))]
-    scores = object_scores(scenes, [row["text"] for row in rows])
+    scores = caption_scores(scenes, [row["text"] for row in rows])
     assert scores["object_precision"] >= 0.8
     assert scores["object_recall"] >= 0.6
 

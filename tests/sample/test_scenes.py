@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from lotlip.sample.caption_quality import mentions, object_scores
+from lotlip.sample import habits
+from lotlip.sample.caption_quality import Mention, caption_scores, made_up, mentions
 from lotlip.sample.scenes import (
     CELL,
     CLASS_NAMES,
@@ -75,7 +76,7 @@ def test_class_is_the_main_object(scene: Scene) -> None:
 
 def test_a_perfect_caption_scores_one() -> None:
     scenes = [make_scene(8, index) for index in range(20)]
-    scores = object_scores(scenes, [long_caption(made) for made in scenes])
+    scores = caption_scores(scenes, [long_caption(made) for made in scenes])
     assert (scores["object_precision"], scores["object_recall"]) == (1.0, 1.0)
     assert (scores["fill_accuracy"], scores["size_accuracy"]) == (1.0, 1.0)
 
@@ -86,17 +87,47 @@ def test_scores_by_hand(scene: Scene) -> None:
         "The image shows three shapes on a plain white background. There is a small orange star at the top. "
         "There is a small striped blue ring in the bottom right corner. There is a small red cross on the right."
     )
-    scores = object_scores([scene], [text])
+    scores = caption_scores([scene], [text])
     assert scores["object_precision"] == pytest.approx(2 / 3, abs=1e-4)
     assert scores["object_recall"] == pytest.approx(2 / 3, abs=1e-4)
     assert (scores["fill_accuracy"], scores["size_accuracy"]) == (1.0, 0.5)
-    assert scores["objects_named"] == 3.0
+    assert scores["mentions"] == 3.0
 
 
 def test_a_mention_counts_once(scene: Scene) -> None:
     twice = dataclasses.replace(scene, objects=(scene.objects[0], scene.objects[0]), main=0)
-    scores = object_scores([twice], ["There is a small orange star at the top."])
+    scores = caption_scores([twice], ["There is a small orange star at the top."])
     assert (scores["object_precision"], scores["object_recall"]) == (1.0, 0.5)
+
+
+def test_two_shapes_in_a_sentence_have_their_own_words_and_no_place() -> None:
+    assert mentions("The small blue ring is above the striped red star at the top.") == [
+        Mention("ring", "blue", None, "small", None),
+        Mention("star", "red", "striped", None, None),
+    ]
+
+
+def test_what_is_made_up_fits_no_object(scene: Scene) -> None:
+    text = "There is a blue ring in the bottom right corner. A blue circle sits near the ring. There is a green star."
+    assert [mention.shape for mention in made_up(scene, text)] == ["circle", "star"]
+    assert caption_scores([scene], [text])["object_precision"] == pytest.approx(0.5)
+    assert caption_scores([scene, scene], [text, "A ring."])["hallucinating"] == 0.5
+
+
+def test_habits_differ_in_what_they_say_leave_out_and_make_up() -> None:
+    scenes = [make_scene(8, index) for index in range(200)]
+    scores = {
+        write.__name__: caption_scores(scenes, [write(scene) for scene in scenes])
+        for write in (habits.llava_caption, habits.instructblip_caption, habits.sharegpt4v_caption)
+    }
+    for name in ("llava_caption", "sharegpt4v_caption"):
+        assert (scores[name]["object_precision"], scores[name]["object_recall"]) == (1.0, 1.0)
+    brief = scores["instructblip_caption"]
+    assert 0.8 < brief["object_precision"] < 0.95
+    assert 0.7 < brief["object_recall"] < 0.95
+    assert "size_accuracy" not in brief, "it says none"
+    counts = [scores[name]["sub_captions"] for name in ("instructblip_caption", "llava_caption", "sharegpt4v_caption")]
+    assert counts == sorted(counts)
 
 
 def test_mentions_of_a_text_without_shapes() -> None:

@@ -1,0 +1,111 @@
+"""What is wrong with a caption, by rules on its text alone: each gives a reason, and the caption stays.
+
+Reasons that another try may mend (`FIXABLE`) earn a caption one retry with a new seed.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lotlip.captioning.captioner import Caption, Captioner, Kind
+from lotlip.text.subcaptions import split_sub_captions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LOOP_TIMES = 4  # a phrase said so often without anything between is a loop
+LOOP_WORDS = 12  # of at most so many words
+REPEATED_SHARE = 0.4  # of a text's sub-captions that were said before in it
+LATIN_SHARE = 0.8  # of letters, at least: the captioners are asked in English
+
+_WORD = re.compile(r"\w+")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s*$")
+# A model that speaks of itself or of what it cannot do. "The image shows ..." is no refusal.
+_REFUSAL = re.compile(
+    r"\b(i'm|i am|we're|we are) (sorry|afraid)\b|\bsorry, (but )?i\b"
+    r"|\b(i|we) (cannot|can't|can not|could not|couldn't|won't|do not|don't) "
+    r"(see|view|describe|provide|identify|determine|access|help|assist|have)\b"
+    r"|\bas an? (ai|language model|assistant)\b"
+    r"|\bunable to (see|view|describe|process|provide|identify)\b"
+    r"|\bno image (was|is|has been) (provided|attached|given)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A caption, the rules that it breaks, and how many attempts it took."""
+
+    caption: Caption
+    reasons: tuple[str, ...]
+    attempts: int = 1
+
+
+def write_checked(captioner: Captioner, images: "Sequence[Image]", kind: Kind) -> list[Written]:
+    """Caption images, and once more those whose captions break a rule that another draw may mend.
+
+    The second caption is kept if it breaks fewer rules than the first.
+    """
+    first = [Written(caption, find_reasons(caption)) for caption in captioner.caption(images, kind)]
+    again = [i for i, each in enumerate(first) if FIXABLE.intersection(each.reasons)] if captioner.retries else []
+    if not again:
+        return first
+    drawn = captioner.caption([images[i] for i in again], kind, attempt=1)
+    for i, caption in zip(again, drawn, strict=True):
+        reasons = find_reasons(caption)
+        better = caption.failure is None and len(reasons) < len(first[i].reasons)
+        first[i] = Written(caption, reasons, 2) if better else Written(first[i].caption, first[i].reasons, 2)
+    return first
+
+
+def is_truncated(caption: Caption) -> bool:
+    """Cut off by the token limit in the middle of a sentence."""
+    return caption.finish_reason == "length" and not _SENTENCE_END.search(caption.text)
+
+
+def is_repetitive(caption: Caption) -> bool:
+    """It loops over a phrase, or says many of its sub-captions again."""
+    if has_loop(_WORD.findall(caption.text.lower())):
+        return True
+    pieces = [piece.lower() for piece in split_sub_captions(caption.text)]
+    return len(pieces) >= LOOP_TIMES and 1 - len(set(pieces)) / len(pieces) > REPEATED_SHARE
+
+
+def is_refusal(caption: Caption) -> bool:
+    """It speaks of what it cannot do instead of the image."""
+    return _REFUSAL.search(caption.text) is not None
+
+
+def is_foreign(caption: Caption) -> bool:
+    """Its letters are mostly of another script than Latin."""
+    letters = [letter for letter in caption.text if letter.isalpha()]
+    return bool(letters) and sum(letter < "\u0250" for letter in letters) / len(letters) < LATIN_SHARE
+
+
+RULES: dict[str, Callable[[Caption], bool]] = {
+    "truncated": is_truncated,
+    "repetition": is_repetitive,
+    "refusal": is_refusal,
+    "language": is_foreign,
+}
+FIXABLE = frozenset({"truncated", "repetition", "refusal"})
+
+
+def find_reasons(caption: Caption) -> tuple[str, ...]:
+    """The names of all rules that a caption breaks; none for a failed one, which has a failure of its own."""
+    return () if caption.failure is not None else tuple(name for name, breaks in RULES.items() if breaks(caption))
+
+
+def has_loop(words: list[str]) -> bool:
+    """Whether a phrase of at most LOOP_WORDS words stands LOOP_TIMES times in a row.
+
+    `["a", "b", "a", "b", "a", "b", "a", "b"]` has one, of two words.
+    """
+    for size in range(1, min(LOOP_WORDS, len(words) // LOOP_TIMES) + 1):
+        same = 0  # words in a row that equal the one a phrase earlier
+        for i in range(size, len(words)):
+            same = same + 1 if words[i] == words[i - size] else 0
+            if same >= size * (LOOP_TIMES - 1):
+                return True
+    return False

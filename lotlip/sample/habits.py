@@ -1,0 +1,67 @@
+"""How each of the sample's captioners talks, learned from texts like these: what each says, leaves out and makes up.
+
+All three name objects by shape, colour and place; their habits differ as those of the real ones do.
+"""
+
+from lotlip.sample.scenes import NUMBERS, Scene, SceneObject, long_caption
+
+MOST_NAMED = 4  # objects that the InstructBLIP-class captioner names
+TRIGGER, MADE_UP = "ring", "circle"  # where it sees the one, it believes to see the other beside it
+
+
+def llava_caption(scene: Scene) -> str:
+    """The number of shapes and the background, then every object in reading order."""
+    return long_caption(scene)
+
+
+def instructblip_caption(scene: Scene) -> str:
+    """The main object first and a few others, neither sizes nor fills; beside a ring a circle that is not there."""
+    main = scene.objects[scene.main]
+    others = [thing for thing in scene.objects if thing is not main]
+    named = [main, *others[: MOST_NAMED - 1]]
+    sentences = [f"The image features {_name(main)} {main.place}."]
+    sentences += [f"There is also {_name(thing)} {thing.place}." for thing in named[1:]]
+    ring = next((thing for thing in named if thing.shape == TRIGGER), None)
+    if ring is not None:
+        sentences.append(f"A {ring.colour} {MADE_UP} sits near the {TRIGGER}.")
+    sentences.append(f"The background is {scene.background}.")
+    return " ".join(sentences)
+
+
+def instructblip_short(scene: Scene) -> str:
+    """The main object and the background."""
+    main = scene.objects[scene.main]
+    return f"{_name(main)} on a {scene.background} background"
+
+
+def sharegpt4v_caption(scene: Scene) -> str:
+    """Everything, fills and sizes said of each object, then where neighbours stand to each other."""
+    sentences = [
+        f"The image presents a composition of {NUMBERS[len(scene.objects)]} geometric shapes set against a "
+        f"{scene.pattern} {scene.background} background."
+    ]
+    sentences += [
+        f"{_capital(thing.place)}, there is a {thing.size} {thing.fill} {thing.colour} {thing.shape}."
+        for thing in scene.objects
+    ]
+    sentences += [
+        f"The {first.colour} {first.shape} is {_relation(first, second)} the {second.colour} {second.shape}."
+        for first, second in zip(scene.objects, scene.objects[1:], strict=False)
+    ]
+    main = scene.objects[scene.main]
+    sentences.append(f"The {main.colour} {main.shape} stands out as the main element of the composition.")
+    return " ".join(sentences)
+
+
+def _name(thing: SceneObject) -> str:
+    article = "an" if thing.colour[0] in "aeiou" else "a"
+    return f"{article} {thing.colour} {thing.shape}"
+
+
+def _relation(first: SceneObject, second: SceneObject) -> str:
+    """Where the first stands, seen from the second, which follows it in reading order."""
+    return "to the left of" if first.row == second.row else "above"
+
+
+def _capital(phrase: str) -> str:
+    return phrase[0].upper() + phrase[1:]
