@@ -92,8 +92,10 @@ def caption(
     captioner: Annotated[str, typer.Option(help="An entry of `captioners` in params.yaml.")],
 ) -> None:
     """Describe every image of a folder of shards at length; killed, it continues where it was."""
+    from functools import partial
+
+    from lotlip.captioning.backends import open_captioner
     from lotlip.captioning.shards import caption_shards
-    from lotlip.captioning.transformers_backend import open_captioner
     from lotlip.data.manifest import read_manifest
     from lotlip.params import entry, load_params
 
@@ -102,10 +104,11 @@ def caption(
     report = caption_shards(
         [read_manifest(shards, "images")],
         out,
-        open_captioner(settings),
+        partial(open_captioner, settings),
         batch_size=settings.batch_size,
         max_pixels=params.download.max_pixels,
         work=Path(".work/recaption") / captioner,
+        executor=params.executor,
     )
     _print_json(report)
 

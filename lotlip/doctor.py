@@ -130,7 +130,8 @@ def _params() -> Iterator[Check]:
         yield Check("params.yaml", "failed", str(error), "Correct params.yaml.")
         return
     yield Check("params.yaml", "ok", f"{len(params.sources)} sources, {len(params.methods)} methods")
-    checkpoints = {name: captioner.checkpoint for name, captioner in params.captioners.items()}
+    captioners = params.captioners.items()
+    checkpoints = {name: one.checkpoint for name, one in captioners if one.kind == "transformers"}
     checkpoints |= {"image tower": params.train.image_tower, "tokenizer": params.train.tokenizer}
     for name, checkpoint in checkpoints.items():
         if Path(checkpoint).is_dir():

@@ -25,5 +25,9 @@ class ModelError(LotlipError):
     """A checkpoint is missing, of the wrong class, or does not fit its settings."""
 
 
+class ExecutorError(LotlipError):
+    """Workers cannot be started, or died more often than allowed."""
+
+
 class ShapeError(LotlipError, ValueError):
     """Tensors whose shapes do not fit each other."""

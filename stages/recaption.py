@@ -1,9 +1,10 @@
 """Caption every image shard: data/images -> data/captions/<captioner> (DVC stage `recaption@<captioner>`)."""
 
+from functools import partial
 from pathlib import Path
 
+from lotlip.captioning.backends import open_captioner
 from lotlip.captioning.shards import caption_shards
-from lotlip.captioning.transformers_backend import open_captioner
 from lotlip.data.manifest import read_manifest
 from lotlip.params import entry, load_params
 from lotlip.records import write_json
@@ -17,10 +18,11 @@ def main(name: str) -> None:
     report = caption_shards(
         [read_manifest(Path("data/images") / source, "images") for source in params.sources],
         Path("data/captions") / name,
-        open_captioner(settings),
+        partial(open_captioner, settings),
         batch_size=settings.batch_size,
         max_pixels=params.download.max_pixels,
         work=Path(".work/recaption") / name,
+        executor=params.executor,
     )
     write_json(Path("reports/recaption") / f"{name}.json", report)
 

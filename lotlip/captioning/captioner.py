@@ -25,12 +25,12 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 class Caption:
     """What a captioner wrote about one image.
 
-    `num_tokens` counts generated tokens without the end token. `finish_reason` is `stop` (the model ended),
-    `length` (cut at max_new_tokens) or `error`; then `failure` says why, and the text is empty.
+    `num_tokens` counts generated tokens without the end token; None where a server does not say. `finish_reason` is
+    `stop` (the model ended), `length` (cut at max_new_tokens) or `error`; then `failure` says why, the text is empty.
     """
 
     text: str
-    num_tokens: int
+    num_tokens: int | None
     finish_reason: FinishReason
     failure: str | None = None
 
@@ -52,7 +52,17 @@ class Captioner(Protocol):
     @property
     def retries(self) -> bool: ...
 
-    def caption(self, images: "Sequence[Image]", kind: Kind = "long", attempt: int = 0) -> list[Caption]:
+    def prompt_length(self, size: tuple[int, int]) -> int:
+        """Tokens of the prompt with an image of (width, height); a batch of equal lengths needs no padding."""
+        ...
+
+    def prepare(self, images: "Sequence[Image]", kind: Kind) -> Any:
+        """What a batch needs before the model, for `caption`; called ahead, in another thread."""
+        ...
+
+    def caption(
+        self, images: "Sequence[Image]", kind: Kind = "long", attempt: int = 0, prepared: Any = None
+    ) -> list[Caption]:
         """One caption an RGB image, in order; where there can be none a `failed` one, never a gap."""
         ...
 

@@ -6,7 +6,7 @@ Reasons that another try may mend (`FIXABLE`) earn a caption one retry with a ne
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lotlip.captioning.captioner import Caption, Captioner, Kind
 from lotlip.text.subcaptions import split_sub_captions
@@ -42,12 +42,12 @@ class Written:
     attempts: int = 1
 
 
-def write_checked(captioner: Captioner, images: "Sequence[Image]", kind: Kind) -> list[Written]:
+def write_checked(captioner: Captioner, images: "Sequence[Image]", kind: Kind, prepared: Any = None) -> list[Written]:
     """Caption images, and once more those whose captions break a rule that another draw may mend.
 
     The second caption is kept if it breaks fewer rules than the first.
     """
-    first = [Written(caption, find_reasons(caption)) for caption in captioner.caption(images, kind)]
+    first = [Written(caption, find_reasons(caption)) for caption in captioner.caption(images, kind, prepared=prepared)]
     again = [i for i, each in enumerate(first) if FIXABLE.intersection(each.reasons)] if captioner.retries else []
     if not again:
         return first

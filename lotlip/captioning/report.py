@@ -25,7 +25,8 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
     failures: Counter[str] = Counter()
     texts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    tokens = sub_captions = characters = truncated = retried = mended = shorts = 0
+    tokens: list[int] = []
+    sub_captions = characters = truncated = retried = mended = shorts = 0
     for row in rows:
         if row["kind"] == "short":
             shorts += row["failure"] is None
@@ -34,7 +35,7 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
             failures[row["failure"].split(":")[0]] += 1
             continue
         texts[row["text"]] += 1
-        tokens += row["num_tokens"]
+        tokens += [] if row["num_tokens"] is None else [row["num_tokens"]]
         sub_captions += len(split_sub_captions(row["text"]))
         characters += len(row["text"])
         truncated += row["finish_reason"] == "length"
@@ -58,7 +59,7 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
         "retried": retried,
         "mended": mended,
         "short_captions": shorts,
-        "mean_tokens": _mean(tokens, captioned),
+        "mean_tokens": _mean(sum(tokens), len(tokens)),
         "mean_sub_captions": _mean(sub_captions, captioned),
         "mean_characters": _mean(characters, captioned),
         "distinct_share": _mean(len(texts), captioned),

@@ -5,27 +5,38 @@ A shard's captions are a pure function of (tar, captioner), and are cached under
 Killed anywhere, the next run reads the finished batches and goes on; its bytes equal an uninterrupted run's.
 """
 
+import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lotlip.captioning.captioner import Captioner, Kind, failed
 from lotlip.captioning.quality import Written, write_checked
 from lotlip.captioning.report import caption_report
-from lotlip.captioning.tables import Row, make_row, read_captions, write_captions
+from lotlip.captioning.tables import Row, count_rows, make_row, read_captions, write_captions
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
+from lotlip.executor import run_tasks
+from lotlip.params import Executor
 from lotlip.records import content_key, locked, publish_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
+HERE = Executor(kind="local", workers=1, num_gpus=0.0, address=None, retries=0)
 REPORT_EVERY_S = 5.0
+
+
+WINDOW = 4  # batches whose images are sorted by length of prompt
+AHEAD = 2  # batches that wait, ready for the model
 
 
 @dataclass(frozen=True)
@@ -42,88 +53,111 @@ class ShardTask:
     max_pixels: int
 
 
+@dataclass(frozen=True)
+class ShardResult:
+    """A shard's finished table, how many images this run captioned, and the share of its time the model was at work."""
+
+    table: Path
+    captioned_now: int
+    model_share: float | None
+
+
 def caption_shards(
     images: Sequence[Manifest],
     out: Path,
-    captioner: Captioner,
+    open_captioner: Callable[[], Captioner],
     *,
     batch_size: int,
     max_pixels: int,
     work: Path,
+    executor: Executor = HERE,
 ) -> dict[str, Any]:
     """Caption every image of the manifests and publish the sidecars as the folder `out`.
 
     Args:
         images: manifests of kind images; shard names are unique over all of them.
         out: becomes a dataset of kind captions, with a row for every sample, in the tar's order.
-        captioner: what captions them; it loads nothing if all shards are found finished in `work`.
+        open_captioner: called once in each worker; it loads nothing if all shards are found finished in `work`.
         batch_size: images a call of the captioner; the captions do not depend on it.
         max_pixels: a larger image is recorded as failed and never decoded.
-        work: where finished batches and shards are kept between runs.
+        work: where finished batches and shards are kept between runs; on a cluster, a folder that all machines see.
+        executor: where shards are captioned; the captions do not depend on it.
 
     Returns:
         The report's numbers (see `caption_report`).
 
     Raises:
         DataError: a shard is missing or damaged, two shards share a name, or another run works in `work`.
-        ModelError: the captioner cannot be loaded.
+        ModelError: the captioner cannot be loaded, or its server is away.
+        ExecutorError: workers cannot be started, or die again and again.
     """
-    tasks = {shard.name: _task(manifest, shard, max_pixels) for manifest in images for shard in manifest.shards}
-    if len(tasks) != sum(len(manifest.shards) for manifest in images):
+    tasks = [_task(manifest, shard, max_pixels) for manifest in images for shard in manifest.shards]
+    if len({task.name for task in tasks}) != len(tasks):
         raise DataError("Two image shards share a name: give every source a name of its own and download it again.")
-    progress = _Progress(sum(task.num_samples for task in tasks.values()))
+    requested = sum(task.num_samples for task in tasks)
+    tables: dict[int, Path] = {}
+    done = now = 0
     with locked(work):
-        tables = [(task, caption_shard(task, captioner, batch_size, work, progress)) for task in tasks.values()]
-        progress.finish()
-        _publish(tables, out)
-        return caption_report((row for _, table in tables for row in read_captions(table)), progress.requested)
+        started = time.monotonic()
+        for i, result in run_tasks(tasks, OpenWorker(open_captioner, batch_size, work.absolute()), executor):
+            tables[i], done, now = result.table, done + tasks[i].num_samples, now + result.captioned_now
+            share = "" if result.model_share is None else f", model at work {100 * result.model_share:.0f}% of the time"
+            rate = now / max(time.monotonic() - started, 1e-9)
+            print(f"captioned {done}/{requested} images, {now} in this run at {rate:.1f} images/s{share}", flush=True)
+        finished = [(task, tables[i]) for i, task in enumerate(tasks)]
+        _publish(finished, out)
+        return caption_report((row for _, table in finished for row in read_captions(table)), requested)
 
 
-def caption_shard(
-    task: ShardTask,
-    captioner: Captioner,
-    batch_size: int,
-    work: Path,
-    on_rows: Callable[[list[Row], bool], None],
-) -> Path:
-    """Caption one shard and return its finished table inside `work`.
+@dataclass(frozen=True)
+class OpenWorker:
+    """Opens the captioner in a worker's process; the result captions one shard a call."""
 
-    `on_rows` gets each batch of rows and whether they were captioned now (False: found from an earlier run).
-    """
+    open_captioner: Callable[[], Captioner]
+    batch_size: int
+    work: Path
+
+    def __call__(self) -> Callable[[ShardTask], ShardResult]:
+        captioner = self.open_captioner()
+        return lambda task: caption_shard(task, captioner, self.batch_size, self.work)
+
+
+def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: Path) -> ShardResult:
+    """Caption one shard into a table inside `work`, going on where an earlier run was stopped."""
     folder = work / content_key([task.sha256, captioner.identity, task.max_pixels])[:20]
     table = folder / "captions.parquet"
     if table.is_file():
-        on_rows(read_captions(table), False)
-        return table
+        return ShardResult(table, 0, None)
     with ShardReader(task.tar, task.sha256) as reader:
         keys = reader.keys
         if len(keys) != task.num_samples:
             raise DataError(f"{task.tar} has {len(keys)} samples, its manifest says {task.num_samples}.")
         rows = _read_batches(folder)
-        on_rows(list(rows.values()), False)
         todo = [(i, key) for i, key in enumerate(keys) if (key, "long") not in rows]
-        batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-        for batch, decoded in _prefetch(reader, batches, task.max_pixels):
-            written = {kind: _caption_decoded(captioner, decoded, kind) for kind in captioner.kinds}
-            done = [
+        progress = _Progress(task, len(todo))
+        for batch in _feed(reader, todo, captioner, batch_size, task.max_pixels):
+            with progress.model_at_work():
+                written = {kind: _caption_batch(captioner, batch, kind) for kind in captioner.kinds}
+            new = [
                 make_row(key, kind, written[kind][at], captioner.identity)
-                for at, (_, key) in enumerate(batch)
+                for at, (_, key) in enumerate(batch.samples)
                 for kind in captioner.kinds
             ]
             # Named by its first sample: the next run may use other batch sizes and never hits a taken name.
-            write_json(folder / f"batch-{batch[0][0]:06d}.json", done)
-            rows.update(((row["key"], row["kind"]), row) for row in done)
-            on_rows(done, True)
+            write_json(folder / f"batch-{min(batch.samples)[0]:06d}.json", new)
+            rows.update(((row["key"], row["kind"]), row) for row in new)
+            progress.add(len(batch.samples))
     write_captions(table, [rows[key, kind] for key in keys for kind in captioner.kinds])
     for pattern in ("batch-*.json", ".batch-*.tmp"):  # a killed run leaves temporary files
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    return table
+    return ShardResult(table, len(todo), progress.model_share)
 
 
 def _task(manifest: Manifest, shard: Shard, max_pixels: int) -> ShardTask:
     tar = shard.files["tar"]
-    return ShardTask(shard.name, manifest.path(shard, "tar"), tar.sha256, shard.num_samples, max_pixels)
+    path = manifest.path(shard, "tar").absolute()  # a worker may have another working directory
+    return ShardTask(shard.name, path, tar.sha256, shard.num_samples, max_pixels)
 
 
 def _read_batches(folder: Path) -> dict[tuple[str, str], Row]:
@@ -132,31 +166,68 @@ def _read_batches(folder: Path) -> dict[tuple[str, str], Row]:
     return {(row["key"], row["kind"]): row for row in rows}
 
 
-Batch = list[tuple[int, str]]
-Decoded = list["Image | str"]
+@dataclass(frozen=True)
+class Batch:
+    """Samples (index, key) with their RGB images or the reasons why there are none, and what `prepare` made of them."""
+
+    samples: list[tuple[int, str]]
+    decoded: list["Image | str"]
+    prepared: dict[Kind, Any]
+
+    @property
+    def images(self) -> list["Image"]:
+        return [image for image in self.decoded if not isinstance(image, str)]
 
 
-def _prefetch(reader: ShardReader, batches: list[Batch], max_pixels: int) -> Iterator[tuple[Batch, Decoded]]:
-    """Each batch with its decoded images; the next one is decoded in a thread while this one is captioned."""
+def _feed(
+    reader: ShardReader, todo: list[tuple[int, str]], captioner: Captioner, batch_size: int, max_pixels: int
+) -> Iterator[Batch]:
+    """Batches of images whose prompts are about equally long, decoded and prepared in threads while the model works."""
+    size = WINDOW * batch_size
+    windows = [todo[at : at + size] for at in range(0, len(todo), size)]
 
-    def decode(batch: Batch) -> Decoded:
-        return [_decode(reader, key, max_pixels) for _, key in batch]
+    def decode_all(pool: ThreadPoolExecutor) -> Iterator[list[tuple[tuple[int, str], "Image | str"]]]:
+        for window in windows:
+            encoded = [_read(reader, key) for _, key in window]
+            yield list(zip(window, pool.map(lambda data: _decode(data, max_pixels), encoded), strict=True))
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = [pool.submit(decode, batch) for batch in batches[:1]]
-        for i, batch in enumerate(batches):
-            decoded = ahead.pop().result()
-            ahead += [pool.submit(decode, following) for following in batches[i + 1 : i + 2]]
-            yield batch, decoded
+    def prepare_all(pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        for window in _ahead(decode_all(pool), 1):
+            lengths = [0 if isinstance(image, str) else captioner.prompt_length(image.size) for _, image in window]
+            order = sorted(range(len(window)), key=lengths.__getitem__)
+            for at in range(0, len(order), batch_size):
+                chosen = [window[i] for i in order[at : at + batch_size]]
+                batch = Batch([sample for sample, _ in chosen], [image for _, image in chosen], {})
+                for kind in captioner.kinds if batch.images else ():
+                    batch.prepared[kind] = captioner.prepare(batch.images, kind)
+                yield batch
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from _ahead(prepare_all(pool), AHEAD)
 
 
-def _decode(reader: ShardReader, key: str, max_pixels: int) -> "Image | str":
-    """The sample's RGB image, or the reason why there is none."""
+def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The items, at most `depth` of them made in a thread before they are asked for."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(pool.submit(next, items, end))
+            yield item  # type: ignore[misc]
+
+
+def _read(reader: ShardReader, key: str) -> bytes | None:
+    try:
+        return reader.image(key)
+    except DataError:
+        return None
+
+
+def _decode(data: bytes | None, max_pixels: int) -> "Image | str":
+    """The RGB image, or the reason why there is none."""
     from lotlip.data.images import open_rgb
 
-    try:
-        data = reader.image(key)
-    except DataError:  # its message names the tar's path, which the captions must not depend on
+    if data is None:
         return "no image: the shard has none under this key"
     try:
         return open_rgb(data, max_pixels)
@@ -164,13 +235,13 @@ def _decode(reader: ShardReader, key: str, max_pixels: int) -> "Image | str":
         return str(error)
 
 
-def _caption_decoded(captioner: Captioner, decoded: Decoded, kind: Kind) -> list[Written]:
-    images = [image for image in decoded if not isinstance(image, str)]
-    written = write_checked(captioner, images, kind) if images else []
+def _caption_batch(captioner: Captioner, batch: Batch, kind: Kind) -> list[Written]:
+    images = batch.images
+    written = write_checked(captioner, images, kind, batch.prepared[kind]) if images else []
     if len(written) != len(images):
         raise DataError(f"The captioner returned {len(written)} captions for {len(images)} images.")
     captions = iter(written)
-    return [Written(failed(image), ()) if isinstance(image, str) else next(captions) for image in decoded]
+    return [Written(failed(image), ()) if isinstance(image, str) else next(captions) for image in batch.decoded]
 
 
 def _publish(tables: list[tuple[ShardTask, Path]], out: Path) -> None:
@@ -179,31 +250,32 @@ def _publish(tables: list[tuple[ShardTask, Path]], out: Path) -> None:
         for task, table in tables:
             shutil.copyfile(table, staging / f"{task.name}.parquet")
             file = describe_file(staging, f"{task.name}.parquet")
-            shards.append(Shard(task.name, task.num_samples, {"table": file}, of=task.sha256))
+            shards.append(Shard(task.name, count_rows(table), {"table": file}, of=task.sha256))
         write_manifest(staging, "captions", shards)
 
 
 class _Progress:
-    """Prints a line every few seconds; the rate counts only what was captioned in this run."""
+    """Prints a line every few seconds, and measures how long the model was at work."""
 
-    def __init__(self, requested: int) -> None:
-        self.requested = requested
-        self._done = self._captioned_now = self._failed = 0
+    def __init__(self, task: ShardTask, todo: int) -> None:
+        self._task, self._todo = task, todo
+        self._done, self._busy = 0, 0.0
         self._start = self._last = time.monotonic()
 
-    def __call__(self, rows: list[Row], is_new: bool) -> None:
-        long = [row for row in rows if row["kind"] == "long"]  # one an image
-        self._done += len(long)
-        self._captioned_now += len(long) if is_new else 0
-        self._failed += sum(row["failure"] is not None for row in long)
-        if time.monotonic() - self._last > REPORT_EVERY_S:
-            self.finish()
+    @contextmanager
+    def model_at_work(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._busy += time.monotonic() - started
 
-    def finish(self) -> None:
-        self._last = time.monotonic()
-        rate = self._captioned_now / max(self._last - self._start, 1e-9)
-        print(
-            f"captioned {self._done}/{self.requested} images, {self._failed} failed, "
-            f"{self._captioned_now} in this run at {rate:.1f} images/s",
-            flush=True,
-        )
+    def add(self, num_images: int) -> None:
+        self._done += num_images
+        if time.monotonic() - self._last > REPORT_EVERY_S:
+            self._last = time.monotonic()
+            rate = self._done / (self._last - self._start)
+            print(f"{self._task.name}: {self._done}/{self._todo} images at {rate:.1f} images/s", flush=True)
+
+    @property
+    def model_share(self) -> float | None:
+        """Share of the time until now; None where there was nothing to do."""
+        return self._busy / (time.monotonic() - self._start) if self._done else None

@@ -45,3 +45,10 @@ def read_captions(path: Path) -> list[Row]:
 
     rows: list[Row] = pq.read_table(path).to_pylist()
     return rows
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a captions table, read from its footer."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def open_captioner(params: settings.Captioner) -> "TransformersCaptioner":
+# What processors raise about an image that they cannot take.
+_REFUSALS = (ValueError, OSError, MemoryError, ZeroDivisionError)
+
+
+def open_transformers(params: settings.TransformersCaptioner) -> "TransformersCaptioner":
     """The captioner that the settings describe, not yet loaded.
 
     Raises:
@@ -48,7 +52,7 @@ class TransformersCaptioner:
     bfloat16 and float16 a near-tie between two tokens may fall differently in another batch.
     """
 
-    def __init__(self, params: settings.Captioner, checkpoint: Checkpoint) -> None:
+    def __init__(self, params: settings.TransformersCaptioner, checkpoint: Checkpoint) -> None:
         self._params = params
         self._checkpoint = checkpoint
         self._max_batch: int | None = None  # set when memory ran out
@@ -72,7 +76,21 @@ class TransformersCaptioner:
     def retries(self) -> bool:
         return self._params.retry_temperature is not None
 
-    def caption(self, images: "Sequence[Image]", kind: Kind = "long", attempt: int = 0) -> list[Caption]:
+    def prompt_length(self, size: tuple[int, int]) -> int:
+        """Tokens that an image of (width, height) takes, where the processor can tell; else 0 for all."""
+        count = getattr(self._loaded.processor, "_get_num_multimodal_tokens", None)
+        return int(count(image_sizes=[size[::-1]])["num_image_tokens"][0]) if count is not None else 0
+
+    def prepare(self, images: "Sequence[Image]", kind: Kind) -> Any:
+        """The processor's output for a batch; None where it refuses an image (`caption` then finds which)."""
+        try:
+            return _process(self._loaded, images, kind)
+        except _REFUSALS:
+            return None
+
+    def caption(
+        self, images: "Sequence[Image]", kind: Kind = "long", attempt: int = 0, prepared: Any = None
+    ) -> list[Caption]:
         """One caption an RGB image. A batch that exhausts the GPU's memory is halved, for later calls too.
 
         Attempts after the first are drawn at `retry_temperature`, each with a seed of its own.
@@ -86,11 +104,13 @@ class TransformersCaptioner:
         captions: list[Caption] = []
         while len(captions) < len(images):
             batch = images[len(captions) : len(captions) + size]
+            inputs = prepared if len(batch) == len(images) else None
             try:
-                captions += self._caption_batch(batch, kind, attempt)
+                captions += self._caption_batch(batch, kind, attempt, inputs)
                 continue
             except torch.cuda.OutOfMemoryError:
                 pass  # leave the handler first: the traceback keeps the batch's tensors alive
+            prepared = inputs = None  # the GPU's copy goes, too
             size = self._max_batch = _halve(len(batch))
             torch.cuda.empty_cache()
             print(f"GPU memory is full with {len(batch)} images: going on with {size}", flush=True)
@@ -100,12 +120,12 @@ class TransformersCaptioner:
     def _loaded(self) -> Loaded:
         return _load(self._params, self._checkpoint)
 
-    def _caption_batch(self, images: "Sequence[Image]", kind: Kind, attempt: int) -> list[Caption]:
+    def _caption_batch(self, images: "Sequence[Image]", kind: Kind, attempt: int, inputs: Any) -> list[Caption]:
         try:
-            inputs = _process(self._loaded, images, kind)
-        except (ValueError, OSError, MemoryError, ZeroDivisionError) as error:
+            inputs = _process(self._loaded, images, kind) if inputs is None else inputs
+        except _REFUSALS as error:
             if len(images) > 1:  # find the image it is about
-                return [caption for image in images for caption in self._caption_batch([image], kind, attempt)]
+                return [caption for image in images for caption in self._caption_batch([image], kind, attempt, None)]
             return [failed(f"processor: {error or type(error).__name__}")]
         rows = _generate(self._loaded, inputs, kind, self._samplers(images, kind, attempt))
         return [self._read(row) for row in rows]
@@ -140,7 +160,7 @@ def _halve(size: int) -> int:
     return size // 2
 
 
-def _load(params: settings.Captioner, checkpoint: Checkpoint) -> Loaded:
+def _load(params: settings.TransformersCaptioner, checkpoint: Checkpoint) -> Loaded:
     import transformers
 
     processor, model = _open_checkpoint(checkpoint, params.dtype)

@@ -80,6 +80,9 @@ def build_instructblip(tower: Any, tokenizer: Any, qformer_tokenizer: Any, width
             "encoder_hidden_size": seen.hidden_size,
             "max_position_embeddings": 64,
             "cross_attention_frequency": 1,
+            "initializer_range": 0.1,  # at the usual 0.02 so narrow a Q-Former attends to everything alike
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
         text_config=_llama(tokenizer, width, layers).to_dict(),
         num_query_tokens=NUM_QUERIES,

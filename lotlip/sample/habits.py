@@ -53,6 +53,9 @@ def sharegpt4v_caption(scene: Scene) -> str:
     return " ".join(sentences)
 
 
+ALL = (llava_caption, instructblip_caption, instructblip_short, sharegpt4v_caption)
+
+
 def _name(thing: SceneObject) -> str:
     article = "an" if thing.colour[0] in "aeiou" else "a"
     return f"{article} {thing.colour} {thing.shape}"

@@ -2,7 +2,8 @@
 
     python -m lotlip.sample.train_captioner {instructblip,llava,sharegpt4v} [--out lotlip/sample/weights/NAME]
 
-Needs the tower of `lotlip.sample.train_tower`. The checkpoint is judged by what it really generates through the
+Needs the tower of `lotlip.sample.train_tower`, and the two others need `llava`, whose language model they start from,
+as the real ones all start from Vicuna. The checkpoint is judged by what it really generates through the
 workflow's own backend on held-out scenes.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,47 +25,70 @@ from lotlip.sample.caption_quality import caption_scores
 from lotlip.sample.captioner_models import build_instructblip, build_llava
 from lotlip.sample.scenes import Scene, make_scene, render
 from lotlip.sample.train_tokenizers import LLAVA_PROMPT, LONG_PROMPT, SHORT_PROMPT, train_bpe, train_wordpiece, wrap
-from lotlip.sample.train_tower import HELD_OUT_SEED, TRAIN_SEED
+from lotlip.sample.train_tower import (
+    CELLS,
+    HELD_OUT_SEED,
+    TRAIN_SEED,
+    WIDTHS,
+    accuracies,
+    attribute_loss,
+    cell_targets,
+    pixels,
+)
 
-WIDTH = 128
+WIDTH, LAYERS = 128, 3
 WEIGHTS, CARDS = Path("lotlip/sample/weights"), Path("lotlip/sample/cards")
 # Other scenes than the tower's, and other ones for each captioner.
-FIRST_SCENE = {"llava": 10_000_000, "instructblip": 20_000_000, "sharegpt4v": 30_000_000}
+FIRST_SCENE = {"llava": 10_000_000, "instructblip": 20_000_000, "sharegpt4v": 30_000_000, "queries": 40_000_000}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a captioner learns, by prompt, and how: `tower_rate` is the share of the learning rate its tower gets."""
+    """What a captioner learns, by prompt, and how.
+
+    `tower_rate` is the share of the learning rate that its tower gets; `start` names the captioner whose language
+    model (and, of the same class, all else) it starts from.
+    """
 
     texts: tuple[tuple[str, Callable[[Scene], str]], ...]
-    layers: int
     steps: int
+    start: str | None = None
     tower_rate: float = 0.0
     batch_size: int = 32
     rate: float = 3e-3
 
 
 RECIPES = {
-    "llava": Recipe(((LLAVA_PROMPT, habits.llava_caption),), layers=3, steps=800),
+    "llava": Recipe(((LLAVA_PROMPT, habits.llava_caption),), steps=800),
     "instructblip": Recipe(
         ((LONG_PROMPT, habits.instructblip_caption), (SHORT_PROMPT, habits.instructblip_short)),
-        layers=2,
-        steps=2000,
+        steps=1000,
+        start="llava",
         tower_rate=0.1,
     ),
-    "sharegpt4v": Recipe(((LLAVA_PROMPT, habits.sharegpt4v_caption),), layers=3, steps=1200, tower_rate=0.1),
+    "sharegpt4v": Recipe(((LLAVA_PROMPT, habits.sharegpt4v_caption),), steps=600, start="llava", tower_rate=0.1),
 }
+QUERY_STEPS, QUERY_BATCH, QUERY_RATE = 700, 64, 2e-3
 
 
 def build(name: str, recipe: Recipe) -> tuple[Any, Any]:
-    """Model and processor of a captioner, its tower pretrained, all else new."""
-    from transformers import ViTModel
+    """Model and processor of a captioner: its tower pretrained, its language model from `start`, all else new."""
+    from transformers import LlavaForConditionalGeneration, ViTModel
 
     tower = ViTModel.from_pretrained(WEIGHTS / "vit", add_pooling_layer=False, dtype=torch.float32)
-    tokenizer = train_bpe([write for _, write in recipe.texts], [prompt for prompt, _ in recipe.texts])
-    if name == "instructblip":
-        return build_instructblip(tower, tokenizer, wrap(train_wordpiece()), WIDTH, recipe.layers)
-    return build_llava(tower, tokenizer, WIDTH, recipe.layers)
+    tokenizer = train_bpe()
+    if name != "instructblip":
+        model, processor = build_llava(tower, tokenizer, WIDTH, LAYERS)
+    else:
+        model, processor = build_instructblip(tower, tokenizer, wrap(train_wordpiece()), WIDTH, LAYERS)
+    if recipe.start is not None:
+        start = LlavaForConditionalGeneration.from_pretrained(WEIGHTS / recipe.start, dtype=torch.float32)
+        if name == "instructblip":
+            model.language_model.model.load_state_dict(start.model.language_model.state_dict())
+            model.language_model.lm_head.load_state_dict(start.lm_head.state_dict())
+        else:
+            model.load_state_dict(start.state_dict())
+    return model, processor
 
 
 class Examples:
@@ -94,6 +119,35 @@ class Examples:
         }
 
 
+def align_queries(model: Any, processor: Any) -> None:
+    """Teach the Q-Former to look: each of its first queries names what stands in a cell of the scene.
+
+    As BLIP-2 teaches its queries before it joins them to a language model (arXiv:2301.12597, section 3.1). The tower
+    learns along: its patches say what they show, but too faintly where they are for queries to find them.
+    """
+    head = nn.Linear(model.config.qformer_config.hidden_size, sum(WIDTHS))
+    parts = (model.vision_model, model.qformer, head)
+    learned = [model.query_tokens, *(parameter for part in parts for parameter in part.parameters())]
+    optimizer = torch.optim.AdamW(learned, lr=QUERY_RATE, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, QUERY_RATE, total_steps=QUERY_STEPS, pct_start=0.1)
+    asked = (LONG_PROMPT, SHORT_PROMPT)
+    prompts = [processor.qformer_tokenizer(prompt, return_tensors="pt").input_ids for prompt in asked]
+    for step in range(QUERY_STEPS):
+        first = FIRST_SCENE["queries"] + step * QUERY_BATCH
+        batch = [make_scene(TRAIN_SEED, first + i) for i in range(QUERY_BATCH)]
+        prompt = prompts[step % 2].expand(QUERY_BATCH, -1)
+        seen = model.get_image_features(pixel_values=pixels(batch), qformer_input_ids=prompt).qformer_outputs[0]
+        logits, targets = head(seen[:, :CELLS]), torch.from_numpy(np.stack([cell_targets(scene) for scene in batch]))
+        loss = attribute_loss(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == QUERY_STEPS - 1:
+            print(f"queries {step}/{QUERY_STEPS} loss {loss.item():.3f} {accuracies(logits, targets)}", flush=True)
+
+
 def train(name: str, model: Any, processor: Any, recipe: Recipe, steps: int) -> None:
     """Teach all parts (the tower at its own rate, or not at all); the same steps give the same weights."""
     towers = {id(p) for part, p in model.named_parameters() if "vision" in part}
@@ -103,7 +157,8 @@ def train(name: str, model: Any, processor: Any, recipe: Recipe, steps: int) -> 
     if recipe.tower_rate:
         groups.append({"params": tower, "lr": recipe.rate * recipe.tower_rate})
     else:
-        model.get_submodule("model.vision_tower").requires_grad_(False)
+        for parameter in tower:
+            parameter.requires_grad_(False)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
     rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.08)
@@ -126,7 +181,7 @@ def train(name: str, model: Any, processor: Any, recipe: Recipe, steps: int) -> 
 
 def evaluate(name: str, checkpoint: Path, num_scenes: int = 500) -> dict[str, float]:
     """Generate captions of held-out scenes through the workflow's backend and compare them with the truth."""
-    from lotlip.captioning.transformers_backend import open_captioner
+    from lotlip.captioning.backends import open_captioner
     from lotlip.params import load_params
 
     settings = load_params().captioners[name].model_copy(update={"checkpoint": str(checkpoint)})
@@ -136,7 +191,7 @@ def evaluate(name: str, checkpoint: Path, num_scenes: int = 500) -> dict[str, fl
     for start in range(0, num_scenes, settings.batch_size):
         captions += captioner.caption([render(scene) for scene in held_out[start : start + settings.batch_size]])
     texts = [caption.text for caption in captions]
-    tokens = sum(caption.num_tokens for caption in captions) / len(captions)
+    tokens = sum(caption.num_tokens or 0 for caption in captions) / len(captions)
     return {**caption_scores(held_out, texts), "tokens": round(tokens, 1)}
 
 
@@ -151,6 +206,8 @@ def main() -> None:
     out, card = options.out or WEIGHTS / name, options.card or CARDS / f"{name}.json"
     torch.manual_seed(0)
     model, processor = build(name, recipe)
+    if name == "instructblip":
+        align_queries(model, processor)
     train(name, model, processor, recipe, options.steps or recipe.steps)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)

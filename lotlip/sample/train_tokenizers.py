@@ -1,19 +1,19 @@
-"""Train the sample's vocabularies on its own texts: a BERT WordPiece one for text towers (and the Q-Former), and a
-byte-level BPE one for each captioner's language model. Seconds.
+"""Train the sample's vocabularies on its own texts: a BERT WordPiece one for text towers and the Q-Former, and a
+byte-level BPE one that the captioners' language models share, as the real ones share Llama's. Seconds.
 
     python -m lotlip.sample.train_tokenizers [--out lotlip/sample/weights]
 """
 
 import argparse
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lotlip.sample import habits
-from lotlip.sample.scenes import Scene, make_scene, raw_caption, reference_description, short_captions
+from lotlip.sample.scenes import make_scene, raw_caption, reference_description, short_captions
 
 VOCABULARY_SEED = 7_000_002
 NUM_SCENES = 3000
@@ -28,9 +28,7 @@ def sample_texts() -> Iterator[str]:
     for index in range(NUM_SCENES):
         scene = make_scene(VOCABULARY_SEED, index)
         yield raw_caption(scene)
-        yield habits.llava_caption(scene)
-        yield habits.instructblip_caption(scene)
-        yield habits.sharegpt4v_caption(scene)
+        yield from (habits.llava_caption(scene), habits.instructblip_caption(scene), habits.sharegpt4v_caption(scene))
         yield reference_description(scene)
         yield from short_captions(scene)
     yield from (LONG_PROMPT, SHORT_PROMPT)
@@ -53,8 +51,8 @@ def train_wordpiece() -> Tokenizer:
     return tokenizer
 
 
-def train_bpe(writers: Sequence[Callable[[Scene], str]], prompts: Sequence[str]) -> Any:
-    """A captioner's byte-level BPE: any text is spelt, and every common word of its captions is one token.
+def train_bpe() -> Any:
+    """The captioners' byte-level BPE: any text is spelt, and every common word of their captions is one token.
 
     It pads on the left, as generation needs it.
     """
@@ -68,8 +66,8 @@ def train_bpe(writers: Sequence[Callable[[Scene], str]], prompts: Sequence[str])
         show_progress=False,
     )
     scenes = [make_scene(VOCABULARY_SEED, index) for index in range(NUM_SCENES)]
-    texts = [write(scene) for write in writers for scene in scenes]
-    tokenizer.train_from_iterator([f" {text}" for text in [*texts, *prompts]], trainer)
+    texts = [write(scene) for write in habits.ALL for scene in scenes]
+    tokenizer.train_from_iterator([f" {text}" for text in [*texts, LLAVA_PROMPT, SHORT_PROMPT]], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
     )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import write_tar
-from lotlip.params import Captioner
+from lotlip.params import TransformersCaptioner
 from tests.captioning.tiny import TEMPLATE
 
 MAX_PIXELS = 1_000_000
@@ -43,9 +43,10 @@ def write_images(folder: Path, name: str, shards: list[list[bytes]]) -> Manifest
     return write_manifest(folder, "images", entries)
 
 
-def captioner_params(checkpoint: Path | str, **changes: Any) -> Captioner:
+def captioner_params(checkpoint: Path | str, **changes: Any) -> TransformersCaptioner:
     """Settings of a captioner over `checkpoint`, with `changes`."""
     values: dict[str, Any] = {
+        "kind": "transformers",
         "checkpoint": str(checkpoint),
         "revision": None,
         "prompt": "Describe the image in detail",
@@ -58,5 +59,6 @@ def captioner_params(checkpoint: Path | str, **changes: Any) -> Captioner:
         "temperature": 1.0,
         "top_p": 1.0,
         "seed": 0,
+        "retry_temperature": None,
     }
-    return Captioner(**{**values, **changes})
+    return TransformersCaptioner(**{**values, **changes})

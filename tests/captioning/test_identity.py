@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lotlip.captioning import captioner as captioner_module
-from lotlip.captioning.transformers_backend import open_captioner
+from lotlip.captioning.backends import open_captioner
 from lotlip.errors import LotlipError, ModelError, ParamsError
 from tests.captioning.samples import captioner_params
 
@@ -44,11 +44,16 @@ def test_identity_is_16_hex_digits(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"device": "auto"}, {"batch_size": 1}, {"temperature": 0.5}, {"top_p": 0.5}, {"seed": 7}],
+    [{"device": "auto"}, {"batch_size": 1}, {"temperature": 0.5}, {"top_p": 0.5}, {"short_max_new_tokens": 7}],
     ids=str,
 )
 def test_what_cannot_change_greedy_captions_is_not_in_the_identity(checkpoint: Path, changes: dict[str, Any]) -> None:
     assert identity(checkpoint, **changes) == identity(checkpoint)
+
+
+def test_the_seed_matters_to_greedy_captions_only_through_the_second_draw(checkpoint: Path) -> None:
+    assert identity(checkpoint, seed=7) == identity(checkpoint)
+    assert identity(checkpoint, seed=7, retry_temperature=0.5) != identity(checkpoint, retry_temperature=0.5)
 
 
 def test_the_folder_may_move_and_its_card_may_change(checkpoint: Path, tmp_path: Path) -> None:
@@ -65,6 +70,8 @@ def test_the_folder_may_move_and_its_card_may_change(checkpoint: Path, tmp_path:
         {"template": None},
         {"dtype": "bfloat16"},
         {"max_new_tokens": 13},
+        {"retry_temperature": 0.5},
+        {"short_prompt": "Name it"},
         {"do_sample": True},
         {"do_sample": True, "temperature": 0.5},
         {"do_sample": True, "top_p": 0.5},
@@ -138,10 +145,10 @@ def test_prompt_and_template_are_checked_when_opened(checkpoint: Path) -> None:
 def test_opening_loads_neither_torch_nor_transformers(checkpoint: Path) -> None:
     code = (
         "import sys; from tests.captioning.samples import captioner_params\n"
-        "from lotlip.captioning.transformers_backend import open_captioner\n"
+        "from lotlip.captioning.backends import open_captioner\n"
         "import stages.recaption\n"
         f"open_captioner(captioner_params({str(checkpoint)!r})).identity\n"
-        "print(sorted({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'pandas', 'openai', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lotlip.captioning.captioner import Caption, Captioner
+from lotlip.captioning.backends import open_captioner
+from lotlip.captioning.captioner import Caption, Captioner, Kind
+from lotlip.captioning.quality import write_checked
 from lotlip.captioning.report import caption_report
-from lotlip.captioning.shards import caption_shards
-from lotlip.captioning.transformers_backend import open_captioner
+from lotlip.captioning.shards import HERE, caption_shards
 from lotlip.data.manifest import Manifest, read_manifest
 from lotlip.errors import DataError
 from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
@@ -34,18 +36,21 @@ class Counting:
     """A captioner that passes everything on and counts the images."""
 
     def __init__(self, captioner: Captioner) -> None:
-        self.identity = captioner.identity
+        self.identity, self.kinds, self.retries = captioner.identity, captioner.kinds, captioner.retries
+        self.prompt_length, self.prepare = captioner.prompt_length, captioner.prepare
         self.num_images = 0
         self._captioner = captioner
 
-    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
-        self.num_images += len(images)
-        return self._captioner.caption(images)
+    def caption(
+        self, images: Sequence[Image.Image], kind: Kind = "long", attempt: int = 0, prepared: Any = None
+    ) -> list[Caption]:
+        self.num_images += len(images) if attempt == 0 else 0
+        return self._captioner.caption(images, kind, attempt, prepared)
 
 
 def caption_all(images: Sequence[Manifest], folder: Path, captioner: Captioner, batch_size: int = 3) -> dict[str, Any]:
     out, work = folder / "captions", folder / "work"
-    return caption_shards(images, out, captioner, batch_size=batch_size, max_pixels=MAX_PIXELS, work=work)
+    return caption_shards(images, out, lambda: captioner, batch_size=batch_size, max_pixels=MAX_PIXELS, work=work)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -66,7 +71,7 @@ def test_every_sample_has_its_row_in_order(tmp_path: Path, captioner: Captioner)
     keys = [f"a-0-{i}" for i in range(5)] + [f"a-1-{i}" for i in range(4)] + [f"b-0-{i}" for i in range(4)]
     assert [row["key"] for row in rows] == keys
     assert [shard.num_samples for shard in manifest.shards] == [table.num_rows for table in tables] == [5, 4, 4]
-    names = ["key", "kind", "text", "num_tokens", "finish_reason", "failure", "captioner"]
+    names = ["key", "kind", "text", "num_tokens", "finish_reason", "failure", "reasons", "attempts", "captioner"]
     assert tables[0].schema.names == names
     assert tables[0].schema.field("num_tokens").type == pa.int32()
 
@@ -140,24 +145,32 @@ def test_shard_names_are_unique(tmp_path: Path, captioner: Captioner) -> None:
 
 
 def test_report_by_hand() -> None:
-    def row(text: str, num_tokens: int, finish_reason: str, failure: str | None = None) -> dict[str, Any]:
-        return {"text": text, "num_tokens": num_tokens, "finish_reason": finish_reason, "failure": failure}
+    def row(
+        text: str, num_tokens: int | None, finish_reason: str, failure: str | None = None, **more: Any
+    ) -> dict[str, Any]:
+        row = {"kind": "long", "text": text, "num_tokens": num_tokens, "finish_reason": finish_reason}
+        return {**row, "failure": failure, "reasons": "", "attempts": 1, **more}
 
     rows = [
         row("A dog. It runs.", 6, "stop"),
-        row("A dog. It runs.", 6, "stop"),
-        row("Grass\nSky. A", 7, "length"),
+        row("A dog. It runs.", None, "stop", attempts=2),
+        row("Grass\nSky. A", 7, "length", attempts=2, reasons="truncated,repetition"),
         row("", 0, "error", "damaged image: truncated"),
         row("", 0, "error", "damaged image: other"),
         row("", 0, "error", "empty generation"),
     ]
-    assert caption_report(rows, 6) == {
+    short = [row("A dog", 2, "stop", kind="short"), row("", 0, "error", "empty generation", kind="short")]
+    assert caption_report([*rows, *short], 6) == {
         "requested": 6,
         "captioned": 3,
         "failed": 3,
         "failures": {"damaged image": 2, "empty generation": 1},
         "truncated": 1,
-        "mean_tokens": 6.3333,
+        "reasons": {"repetition": 1, "truncated": 1},
+        "retried": 2,
+        "mended": 1,
+        "short_captions": 1,
+        "mean_tokens": 6.5,
         "mean_sub_captions": 2.3333,
         "mean_characters": 14.0,
         "distinct_share": 0.6667,
@@ -165,3 +178,44 @@ def test_report_by_hand() -> None:
     assert caption_report(rows[3:], 3)["mean_tokens"] is None
     with pytest.raises(DataError, match="do not add up to the 7 requested"):
         caption_report(rows, 7)
+
+
+def test_long_and_short_captions_lie_side_by_side(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [[*ENCODED[:4], DAMAGED]])
+    params = captioner._params.model_copy(update={"short_prompt": "Name it", "short_max_new_tokens": 4})  # type: ignore[attr-defined]
+    report = caption_all([images], tmp_path, both := open_captioner(params))
+    rows = pq.read_table(tmp_path / "captions/a-00000.parquet").to_pylist()
+    assert [(row["key"], row["kind"]) for row in rows] == [
+        (f"a-0-{i}", kind) for i in range(5) for kind in ("long", "short")
+    ]
+    assert read_manifest(tmp_path / "captions", "captions").shards[0].num_samples == 10
+    assert all(row["num_tokens"] <= 4 for row in rows if row["kind"] == "short")
+    shorts = [row for row in rows if row["kind"] == "short"]
+    assert report["short_captions"] == sum(row["failure"] is None for row in shorts)
+    assert shorts[4]["failure"].startswith("damaged image")
+    longs = [(row["text"], row["num_tokens"]) for row in rows if row["kind"] == "long"][:4]
+    alone = [write_checked(both, [image], "long")[0].caption for image in PICTURES[:4]]
+    assert longs == [(caption.text, caption.num_tokens) for caption in alone]
+
+
+def test_two_local_workers_give_the_bytes_of_one(tmp_path: Path) -> None:
+    checkpoint = build_tiny_llava(tmp_path / "llava")
+    images = write_images(tmp_path / "a", "a", [ENCODED[:4], ENCODED[4:7], [*ENCODED[7:], DAMAGED]])
+    opened = partial(open_captioner, captioner_params(checkpoint, max_new_tokens=4))
+    reports = []
+    for workers in (1, 2):
+        executor = HERE.model_copy(update={"workers": workers})
+        folder = tmp_path / str(workers)
+        reports.append(
+            caption_shards(
+                [images],
+                folder / "captions",
+                opened,
+                batch_size=2,
+                max_pixels=MAX_PIXELS,
+                work=folder / "work",
+                executor=executor,
+            )
+        )
+    assert reports[0] == reports[1]
+    assert files_of(tmp_path / "1/captions") == files_of(tmp_path / "2/captions")

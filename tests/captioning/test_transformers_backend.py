@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lotlip.captioning import transformers_backend
-from lotlip.captioning.transformers_backend import TransformersCaptioner, open_captioner
+from lotlip.captioning.transformers_backend import TransformersCaptioner, open_transformers
 from lotlip.errors import ModelError
 from tests.captioning.samples import captioner_params, make_pictures
 from tests.captioning.tiny import TEMPLATE, build_tiny_llava
@@ -31,7 +31,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def captioner(llava: Path) -> TransformersCaptioner:
-    return open_captioner(captioner_params(llava))
+    return open_transformers(captioner_params(llava))
 
 
 def greedy_reference(captioner: TransformersCaptioner, image: Image.Image, limit: int) -> list[int]:
@@ -68,7 +68,7 @@ def test_captions_equal_greedy_decoding_by_hand(captioner: TransformersCaptioner
 
 @pytest.mark.parametrize("changes", [{}, {"do_sample": True, "top_p": 0.9, "temperature": 1.5}])
 def test_a_batch_gives_what_single_images_give(llava: Path, changes: dict[str, Any]) -> None:
-    captioner = open_captioner(captioner_params(llava, **changes))
+    captioner = open_transformers(captioner_params(llava, **changes))
     single = [caption for image in PICTURES for caption in captioner.caption([image])]
     assert captioner.caption(PICTURES) == single
     assert captioner.caption(PICTURES[::-1]) == single[::-1]
@@ -77,7 +77,7 @@ def test_a_batch_gives_what_single_images_give(llava: Path, changes: dict[str, A
 
 def test_sampling_depends_on_the_seed(llava: Path, captioner: TransformersCaptioner) -> None:
     texts = [
-        tuple(caption.text for caption in open_captioner(captioner_params(llava, **changes)).caption(PICTURES))
+        tuple(caption.text for caption in open_transformers(captioner_params(llava, **changes)).caption(PICTURES))
         for changes in ({"do_sample": True}, {"do_sample": True}, {"do_sample": True, "seed": 1})
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -85,7 +85,7 @@ def test_sampling_depends_on_the_seed(llava: Path, captioner: TransformersCaptio
 
 
 def test_instructblip_reads_a_plain_prompt(tmp_path: Path) -> None:
-    captioner = open_captioner(captioner_params(build_tiny_instructblip(tmp_path), template="{prompt}"))
+    captioner = open_transformers(captioner_params(build_tiny_instructblip(tmp_path), template="{prompt}"))
     captions = captioner.caption(PICTURES[:4])
     assert captions == [caption for image in PICTURES[:4] for caption in captioner.caption([image])]
     assert len({caption.text for caption in captions}) > 1
@@ -94,21 +94,21 @@ def test_instructblip_reads_a_plain_prompt(tmp_path: Path) -> None:
 
 def test_the_chat_template_of_the_checkpoint_is_used_where_there_is_no_template(tmp_path: Path) -> None:
     folder = build_tiny_llava(tmp_path, chat_template=CHAT_TEMPLATE)
-    captioner = open_captioner(captioner_params(folder, template=None))
+    captioner = open_transformers(captioner_params(folder, template=None))
     assert any(caption.text for caption in captioner.caption(PICTURES))
-    assert captioner._loaded.prompt == "<s>user: <image>Describe the image in detail assistant:"
-    ids = transformers_backend._process(captioner._loaded, PICTURES[:1])["input_ids"][0].tolist()
+    assert captioner._loaded.prompts["long"] == "<s>user: <image>Describe the image in detail assistant:"
+    ids = transformers_backend._process(captioner._loaded, PICTURES[:1], "long")["input_ids"][0].tolist()
     assert ids.count(captioner._loaded.processor.tokenizer.bos_token_id) == 1
 
 
 def test_no_template_at_all_is_an_error_that_shows_one(llava: Path) -> None:
     with pytest.raises(ModelError, match=r"no chat template.*USER: <image>"):
-        open_captioner(captioner_params(llava, template=None)).caption(PICTURES[:1])
+        open_transformers(captioner_params(llava, template=None)).caption(PICTURES[:1])
 
 
 def test_a_template_without_an_image_is_refused(llava: Path) -> None:
     with pytest.raises(ModelError, match="`template` holds <image>"):
-        open_captioner(captioner_params(llava, template="USER: {prompt} ASSISTANT:")).caption(PICTURES[:1])
+        open_transformers(captioner_params(llava, template="USER: {prompt} ASSISTANT:")).caption(PICTURES[:1])
 
 
 def test_an_empty_generation_is_a_failure(llava: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_empty_generation_is_a_failure(llava: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "generation_config.json").read_text())
     config["eos_token_id"] = list(range(40))  # whatever comes first ends the text
     (folder / "generation_config.json").write_text(json.dumps(config))
-    caption = open_captioner(captioner_params(folder)).caption(PICTURES[:1])[0]
+    caption = open_transformers(captioner_params(folder)).caption(PICTURES[:1])[0]
     assert (caption.text, caption.finish_reason, caption.failure) == ("", "error", "empty generation")
 
 
@@ -138,18 +138,18 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """Let the GPU's memory end beyond `most` images; returns the list of batch sizes that were tried."""
     tried, generate = [], transformers_backend._generate
 
-    def generate_within(loaded: Any, inputs: Any, samplers: list[Any]) -> list[list[int]]:
+    def generate_within(loaded: Any, inputs: Any, kind: str, samplers: list[Any]) -> list[list[int]]:
         tried.append(len(inputs["input_ids"]))
         if tried[-1] > most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return generate(loaded, inputs, samplers)
+        return generate(loaded, inputs, kind, samplers)
 
     monkeypatch.setattr(transformers_backend, "_generate", generate_within)
     return tried
 
 
 def test_full_gpu_memory_halves_the_batch(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    captioner = open_captioner(captioner_params(llava))
+    captioner = open_transformers(captioner_params(llava))
     expected = captioner.caption(PICTURES)
     tried = limit_memory(monkeypatch, most=2)
     assert captioner.caption(PICTURES) == expected
@@ -160,7 +160,7 @@ def test_full_gpu_memory_halves_the_batch(llava: Path, monkeypatch: pytest.Monke
 
 
 def test_memory_too_small_for_one_image_stops(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    captioner = open_captioner(captioner_params(llava))
+    captioner = open_transformers(captioner_params(llava))
     limit_memory(monkeypatch, most=0)
     with pytest.raises(ModelError, match="single image"):
         captioner.caption(PICTURES[:2])
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_another_class_is_named(llava: Path, tmp_path: Path) -> 
     folder = shutil.copytree(llava, tmp_path / "vit")
     (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
     with pytest.raises(ModelError, match="image-text-to-text"):
-        open_captioner(captioner_params(folder)).caption(PICTURES[:1])
+        open_transformers(captioner_params(folder)).caption(PICTURES[:1])
 
 
 def test_damaged_weights_are_named(llava: Path, tmp_path: Path) -> None:
@@ -192,4 +192,4 @@ def test_damaged_weights_are_named(llava: Path, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be loaded"):
-        open_captioner(captioner_params(folder)).caption(PICTURES[:1])
+        open_transformers(captioner_params(folder)).caption(PICTURES[:1])

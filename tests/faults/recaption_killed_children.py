@@ -13,14 +13,17 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas  # noqa: F401 - pyarrow loads it at first use: once here, not in every child
 import pyarrow.parquet  # noqa: F401
 import torch
+from PIL import Image
 
 import lotlip.data.images  # noqa: F401
+from lotlip.captioning.backends import open_captioner
+from lotlip.captioning.captioner import Caption
 from lotlip.captioning.shards import caption_shards
-from lotlip.captioning.transformers_backend import open_captioner
 from lotlip.data.manifest import read_manifest
 from lotlip.records import write_json
 from tests.captioning.samples import MAX_PIXELS, captioner_params, make_pictures
@@ -35,13 +38,18 @@ def main(checkpoint: Path, images: Path, folder: Path) -> None:
     captioner.caption(make_pictures(1))  # what is loaded at first use is loaded here
     manifest = read_manifest(images, "images")
     caption, counted = captioner.caption, []
-    captioner.caption = lambda batch: counted.append(len(batch)) or caption(batch)
+
+    def counting(batch: list[Image.Image], *rest: Any, **named: Any) -> list[Caption]:
+        counted.append(len(batch))
+        return caption(batch, *rest, **named)
+
+    captioner.caption = counting
 
     def work(name: str) -> None:
         caption_shards(
             [manifest],
             folder / name / "captions",
-            captioner,
+            lambda: captioner,
             batch_size=BATCH_SIZE,
             max_pixels=MAX_PIXELS,
             work=folder / name / "work",

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lotlip.captioning.backends import open_captioner
 from lotlip.captioning.captioner import CODE_VERSION
 from lotlip.captioning.shards import caption_shards
 from lotlip.captioning.tables import read_captions
-from lotlip.captioning.transformers_backend import open_captioner
 from tests.captioning.samples import captioner_params, encode_png, make_pictures, write_images
 from tests.captioning.tiny import build_tiny_llava
 
@@ -20,14 +20,23 @@ GOLDEN = Path(__file__).with_name("captions.json")
 
 
 def make_captions(folder: Path) -> list[dict[str, Any]]:
-    """Rows of greedy captions of eight fixed pictures and a file that is no image, then the same sampled."""
+    """Rows of captions of eight fixed pictures and a file that is no image: greedy, sampled, and long with short."""
     images = write_images(folder / "images", "a", [[*(encode_png(image) for image in make_pictures(8)), b"no image"]])
     checkpoint = build_tiny_llava(folder / "llava")
     rows = []
-    for do_sample in (False, True):
-        captioner = open_captioner(captioner_params(checkpoint, do_sample=do_sample))
-        out = folder / f"captions-{do_sample}"
-        caption_shards([images], out, captioner, batch_size=4, max_pixels=10**6, work=folder / "work")
+    cases: list[dict[str, Any]] = [
+        {},
+        {"do_sample": True},
+        {
+            "retry_temperature": 0.7,
+            "short_prompt": "Name it",
+            "short_max_new_tokens": 5,
+        },  # cut captions are drawn once more
+    ]
+    for number, changes in enumerate(cases):
+        captioner = open_captioner(captioner_params(checkpoint, **changes))
+        out = folder / f"captions-{number}"
+        caption_shards([images], out, lambda: captioner, batch_size=4, max_pixels=10**6, work=folder / "work")  # noqa: B023
         rows += read_captions(out / "a-00000.parquet")
     # The identity holds the hash of weights that torch draws anew on each machine.
     return [{**row, "captioner": None} for row in rows]

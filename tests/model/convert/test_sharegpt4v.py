@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from lotlip.captioning.transformers_backend import open_captioner
+from lotlip.captioning.backends import open_captioner
 from lotlip.errors import ModelError
 from lotlip.model.convert.sharegpt4v import convert_sharegpt4v
-from lotlip.params import Captioner
+from lotlip.params import TransformersCaptioner
 from tests.captioning.tiny import build_tokenizer
 
 LLM = {
@@ -150,7 +150,8 @@ def test_every_weight_finds_its_place(release: tuple, tmp_path: Path) -> None:
 def test_it_captions_through_the_workflows_backend(release: tuple, tmp_path: Path) -> None:
     llm, tower, _ = release
     convert_sharegpt4v(llm, tower, tmp_path / "out", dtype="float32")
-    settings = Captioner(
+    settings = TransformersCaptioner(
+        kind="transformers",
         checkpoint=str(tmp_path / "out"),
         revision=None,
         prompt="Describe the image in detail",
