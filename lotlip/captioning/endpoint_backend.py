@@ -145,11 +145,15 @@ class EndpointCaptioner:
     async def _check_server(self) -> None:
         import openai
 
+        problem = ""
         try:
-            served = await self._client.with_options(max_retries=0).models.list()
-            problem = "" if isinstance(getattr(served, "data", None), list) else "no list of models"
-        except (openai.OpenAIError, ValueError) as error:
+            await self._client.with_options(max_retries=0).models.list()
+        except openai.APIStatusError as error:
+            problem = _say(error) if error.status_code in (502, 503, 504) else ""  # a gateway without its server
+        except openai.APIConnectionError as error:
             problem = _say(error)
+        except (openai.OpenAIError, ValueError):
+            pass  # something answers, if not as one should
         if problem:
             raise ModelError(
                 f"{self._params.url} failed, and its /models does, too ({problem}): {_REMEDY} "

@@ -46,8 +46,8 @@ FIRST_SCENE = {"llava": 10_000_000, "instructblip": 20_000_000, "sharegpt4v": 30
 class Recipe:
     """What a captioner learns, by prompt, and how.
 
-    `tower_rate` is the share of the learning rate that its tower gets; `start` names the captioner whose language
-    model (and, of the same class, all else) it starts from.
+    `tower_rate` is the share of the learning rate that tower and Q-Former get; `start` names the captioner whose
+    language model (and, of the same class, all else) it starts from.
     """
 
     texts: tuple[tuple[str, Callable[[Scene], str]], ...]
@@ -64,7 +64,7 @@ RECIPES = {
         ((LONG_PROMPT, habits.instructblip_caption), (SHORT_PROMPT, habits.instructblip_short)),
         steps=1000,
         start="llava",
-        tower_rate=0.1,
+        tower_rate=0.05,
     ),
     "sharegpt4v": Recipe(((LLAVA_PROMPT, habits.sharegpt4v_caption),), steps=600, start="llava", tower_rate=0.1),
 }
@@ -149,15 +149,14 @@ def align_queries(model: Any, processor: Any) -> None:
 
 
 def train(name: str, model: Any, processor: Any, recipe: Recipe, steps: int) -> None:
-    """Teach all parts (the tower at its own rate, or not at all); the same steps give the same weights."""
-    towers = {id(p) for part, p in model.named_parameters() if "vision" in part}
-    tower = [p for p in model.parameters() if id(p) in towers]
-    others = [p for p in model.parameters() if id(p) not in towers]
+    """Teach all parts (tower and Q-Former at their own rate, or not at all); the same steps give the same weights."""
+    seeing = [p for part, p in model.named_parameters() if any(word in part for word in ("vision", "qformer", "query"))]
+    others = [p for p in model.parameters() if not any(p is one for one in seeing)]
     groups = [{"params": others, "lr": recipe.rate}]
     if recipe.tower_rate:
-        groups.append({"params": tower, "lr": recipe.rate * recipe.tower_rate})
+        groups.append({"params": seeing, "lr": recipe.rate * recipe.tower_rate})
     else:
-        for parameter in tower:
+        for parameter in seeing:
             parameter.requires_grad_(False)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
     rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]

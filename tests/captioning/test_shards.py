@@ -19,7 +19,7 @@ from lotlip.captioning.shards import HERE, caption_shards
 from lotlip.data.manifest import Manifest, read_manifest
 from lotlip.errors import DataError
 from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
-from tests.captioning.tiny import build_tiny_llava
+from tests.captioning.tiny import build_tiny_llava, build_tiny_llava_next
 
 PICTURES = make_pictures(10)
 ENCODED = [encode_png(image) for image in PICTURES]
@@ -219,3 +219,20 @@ def test_two_local_workers_give_the_bytes_of_one(tmp_path: Path) -> None:
         )
     assert reports[0] == reports[1]
     assert files_of(tmp_path / "1/captions") == files_of(tmp_path / "2/captions")
+
+
+def test_batches_hold_prompts_of_like_length_and_rows_keep_their_order(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (64, 32) if i % 2 else (60, 60), (40 * i, 9, 9)) for i in range(6)]
+    images = write_images(tmp_path / "a", "a", [[encode_png(image) for image in pictures]])
+    captioner = open_captioner(captioner_params(build_tiny_llava_next(tmp_path / "next"), max_new_tokens=4))
+    caption, batches = captioner.caption, []
+
+    def noting(batch: Any, *rest: Any, **named: Any) -> list[Caption]:
+        batches.append([image.size for image in batch])
+        return caption(batch, *rest, **named)
+
+    captioner.caption = noting  # type: ignore[method-assign]
+    caption_all([images], tmp_path, captioner, batch_size=3)
+    assert [len(set(sizes)) for sizes in batches] == [1, 1]
+    rows = pq.read_table(tmp_path / "captions/a-00000.parquet").to_pylist()
+    assert [row["text"] for row in rows] == [caption([image])[0].text for image in pictures]

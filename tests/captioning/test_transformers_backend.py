@@ -13,7 +13,7 @@ from lotlip.captioning import transformers_backend
 from lotlip.captioning.transformers_backend import TransformersCaptioner, open_transformers
 from lotlip.errors import ModelError
 from tests.captioning.samples import captioner_params, make_pictures
-from tests.captioning.tiny import TEMPLATE, build_tiny_llava
+from tests.captioning.tiny import TEMPLATE, build_tiny_llava, build_tiny_llava_next
 from tests.captioning.tiny_instructblip import build_tiny_instructblip
 
 PICTURES = make_pictures(9)
@@ -90,6 +90,21 @@ def test_instructblip_reads_a_plain_prompt(tmp_path: Path) -> None:
     assert captions == [caption for image in PICTURES[:4] for caption in captioner.caption([image])]
     assert len({caption.text for caption in captions}) > 1
     assert all(0 < caption.num_tokens <= 12 for caption in captions if caption.failure is None)
+
+
+def test_prompts_of_unequal_length_in_a_batch(tmp_path: Path) -> None:
+    captioner = open_transformers(captioner_params(build_tiny_llava_next(tmp_path)))
+    wide, square = Image.new("RGB", (64, 32), "red"), Image.new("RGB", (60, 60), "blue")
+    images = [wide, square, *PICTURES[:2]]
+    lengths = [captioner.prompt_length(image.size) for image in images]
+    ids = [transformers_backend._process(captioner._loaded, [image], "long")["input_ids"] for image in images]
+    image_id = captioner._loaded.model.config.image_token_id
+    assert lengths == [int((each == image_id).sum()) for each in ids]
+    assert len(set(lengths)) > 1
+    single = [caption for image in images for caption in captioner.caption([image])]
+    assert captioner.caption(images) == single
+    assert captioner.caption(images, prepared=captioner.prepare(images, "long")) == single
+    assert len({caption.text for caption in single}) > 1
 
 
 def test_the_chat_template_of_the_checkpoint_is_used_where_there_is_no_template(tmp_path: Path) -> None:

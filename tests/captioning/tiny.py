@@ -13,6 +13,7 @@ The parts, and what must agree with what:
 """
 
 from pathlib import Path
+from typing import Any
 
 IMAGE_SIDE = 32
 PATCH = 16
@@ -26,17 +27,50 @@ WORDS = TEXT.split()
 
 def build_tiny_llava(folder: Path, seed: int = 0, chat_template: str | None = None) -> Path:
     """Save a random LLaVA (a few thousand weights) with its processor into `folder` and return the folder."""
-    import torch
-    from transformers import (
-        GenerationConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        ViTConfig,
-    )
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    processor = _build_processor(chat_template)
-    tokenizer = processor.tokenizer
+    image_processor = CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIDE},
+        crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    processor = LlavaProcessor(image_processor, build_tokenizer(), chat_template=chat_template, **_FEATURES)
+    config = LlavaConfig(image_seq_length=(IMAGE_SIDE // PATCH) ** 2, **_shared(processor.tokenizer))
+    return _save(LlavaForConditionalGeneration, config, processor, folder, seed)
+
+
+def build_tiny_llava_next(folder: Path, seed: int = 0) -> Path:
+    """A random LLaVA-NeXT, whose prompts are longer for images that fill more tiles."""
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextProcessor
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    tiles = [[IMAGE_SIDE, 2 * IMAGE_SIDE], [2 * IMAGE_SIDE, IMAGE_SIDE], [2 * IMAGE_SIDE, 2 * IMAGE_SIDE]]
+    image_processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIDE},
+        crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        image_grid_pinpoints=tiles,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    processor = LlavaNextProcessor(image_processor, build_tokenizer(), **_FEATURES)
+    config = LlavaNextConfig(image_grid_pinpoints=tiles, **_shared(processor.tokenizer))
+    return _save(LlavaNextForConditionalGeneration, config, processor, folder, seed)
+
+
+_FEATURES = {
+    "patch_size": PATCH,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+    "image_token": "<image>",
+}
+
+
+def _shared(tokenizer: Any) -> dict[str, Any]:
+    """Tower, language model and how they meet."""
+    from transformers import LlamaConfig, ViTConfig
+
     vision = ViTConfig(
         image_size=IMAGE_SIDE,
         patch_size=PATCH,
@@ -58,16 +92,22 @@ def build_tiny_llava(folder: Path, seed: int = 0, chat_template: str | None = No
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.5,  # large random weights, so that different images get different texts
     )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(IMAGE_SIDE // PATCH) ** 2,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-    )
+    return {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+    }
+
+
+def _save(build: Any, config: Any, processor: Any, folder: Path, seed: int) -> Path:
+    import torch
+    from transformers import GenerationConfig
+
+    tokenizer = processor.tokenizer
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config).eval()
+    model = build(config).eval()
     with torch.no_grad():
         model.model.multi_modal_projector.linear_2.weight.mul_(50.0)  # the picture must weigh in the text
     model.generation_config = GenerationConfig(
@@ -78,27 +118,6 @@ def build_tiny_llava(folder: Path, seed: int = 0, chat_template: str | None = No
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def _build_processor(chat_template: str | None):  # type: ignore[no-untyped-def]
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIDE},
-        crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-        chat_template=chat_template,
-    )
 
 
 def build_tokenizer():  # type: ignore[no-untyped-def]
