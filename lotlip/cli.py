@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SETS = ("manifest", "jsonl", "iiw", "dci", "sharegpt4v", "urban1k", "coco", "flickr30k")
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this JSON file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
@@ -115,17 +116,25 @@ def caption(
 
 @app.command()
 def stats(
-    path: Annotated[Path, typer.Argument(help="Folder with manifest.json (images, captions), set, or .jsonl.")],
+    layout: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(SETS)}.")],
+    path: Annotated[Path, typer.Argument(help="Folder or file of the set.")],
     tokenizer: Annotated[str | None, typer.Option(help="Hub id or folder; default: params.yaml's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many images only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count images, texts, sub-captions a text and tokens a text, as the paper's table does."""
-    from lotlip.data.statistics import folder_statistics, token_counter
+    from itertools import islice
+
+    from lotlip.data.layouts import read_layout
+    from lotlip.data.statistics import dataset_statistics, token_counter
     from lotlip.params import load_params
 
-    rules = load_params().validate_
-    revision = rules.tokenizer_revision if tokenizer is None else None
-    result = folder_statistics(path, token_counter(tokenizer or rules.tokenizer, revision))
+    revision = None
+    if tokenizer is None:
+        rules = load_params().validate_
+        tokenizer, revision = rules.tokenizer, rules.tokenizer_revision
+    entries = islice(read_layout(layout, path), limit)
+    result = dataset_statistics((one.texts for one in entries), token_counter(tokenizer, revision))
     if as_json:
         _print_json(result)
     else:

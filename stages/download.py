@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lotlip.data.download import download_source
-from lotlip.data.statistics import folder_statistics
+from lotlip.data.layouts import read_layout
+from lotlip.data.statistics import dataset_statistics
 from lotlip.params import entry, load_params
 from lotlip.records import write_json
 from stages import run
@@ -14,7 +15,7 @@ def main(name: str) -> None:
     source = entry(params.sources, "source", name)
     out = Path("data/images") / name
     report = download_source(source, name, params.download, out, Path(".work/download") / name)
-    raw = folder_statistics(out)
+    raw = dataset_statistics(entry.texts for entry in read_layout("manifest", out))
     del raw["tokens_per_text"]  # no tokenizer belongs to this stage
     write_json(Path("reports/download") / f"{name}.json", {**report, "raw": raw})
 

@@ -60,7 +60,8 @@ def test_heavy_packages_wait_for_their_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("stats", "nowhere"), "nowhere"),
+        (("stats", "iiw", "nowhere"), "nowhere does not exist"),
+        (("stats", "iwi", "conf"), "expected one of manifest, jsonl, iiw"),
         (("evaluate", "models/none", "--dataset", "data/none"), "models/none"),
         (("caption", "data/none", "out", "--captioner", "lava"), "did you mean 'llava'?"),
         (("download", "none.tsv", "out"), "none.tsv"),
@@ -79,11 +80,13 @@ def test_stats_of_a_jsonl_file(tmp_path: Path) -> None:
     """Counts by hand: 3 texts of 2 images; sub-captions 2, 1 and 1; tokens 6 + 2, 2 and 2 (the points count)."""
     path = tmp_path / "texts.jsonl"
     path.write_text('{"texts": ["A red circle at the. Top.", "red ring"]}\n{"texts": ["blue ring"]}\n')
-    shown = lotlip("stats", str(path), "--json").stdout
+    shown = lotlip("stats", "jsonl", str(path), "--json").stdout
     assert '"images": 2' in shown
     assert '"texts": 3' in shown
     assert '"sub_captions_per_text": 1.3333' in shown
     assert '"tokens_per_text": 4.0' in shown
+    shown = lotlip("stats", "jsonl", str(path), "--json", "--limit", "1").stdout
+    assert '"texts": 2' in shown
 
 
 def test_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
