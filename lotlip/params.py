@@ -156,6 +156,23 @@ class Validate(Section):
     on_breach: Literal["fail", "report"]
 
 
+class Similarity(Section):
+    """The image-text model that compares captions with images; it is to be none that these captions train."""
+
+    checkpoint: str
+    revision: str | None = None
+    batch_size: PositiveInt = 64
+    device: Device = "auto"
+
+
+class Quality(Section):
+    """How captions are measured against each other and the images; the comments in params.yaml say what a key means."""
+
+    objects: Path
+    max_images: PositiveInt
+    similarity: Similarity
+
+
 class ScenesEvalset(Section):
     """Held-out rendered scenes with reference descriptions, five short captions, or classes."""
 
@@ -267,6 +284,7 @@ class Params(Section):
     captioners: Annotated[dict[Name, Captioner], Field(min_length=1)]
     executor: Executor
     validate_: Annotated[Validate, Field(alias="validate")]
+    quality: Quality
     evalsets: Annotated[dict[Name, Evalset], Field(min_length=1)]
     train: Train
     methods: Annotated[dict[Name, Method], Field(min_length=1)]

@@ -1,6 +1,8 @@
 """Images with their texts as the published evaluation sets lay them out, and as this project does.
 
-Every reader yields an `Entry` an image, in the order of the set, and reads no image. Source: METHOD.md "Evaluation sets".
+Every reader yields an `Entry` an image, in the order of the set, and reads no image.
+
+Source: METHOD.md "Evaluation sets".
 """
 
 import json

@@ -14,7 +14,7 @@ from lotlip.errors import DataError
 from lotlip.records import read_json, sha256_file, write_json
 
 FORMAT = "lotlip-1"
-Kind = Literal["images", "captions", "quarantine"]
+Kind = Literal["images", "captions", "quarantine", "quality"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lotlip.records import read_json
 
 if TYPE_CHECKING:
     from lotlip.model.modeling import LotlipModel
-    from lotlip.model.processor import LotlipProcessor
+    from lotlip.model.processor import LotlipProcessor, Picture
 
 PROGRESS_S = 5.0  # seconds between two lines of progress
 
@@ -59,13 +59,13 @@ class Encoder:
         return both[..., :-1], both[..., -1] > 0
 
     @torch.no_grad()
-    def images(self, files: Sequence[Path]) -> Tensor:
-        """Unit-length embeddings, float32 [N, D], of image files in order.
+    def images(self, images: "Sequence[Picture]") -> Tensor:
+        """Unit-length embeddings, float32 [N, D], of image files or Pillow images in order.
 
         Raises:
             DataError: an image is missing or cannot be decoded; the message names it.
         """
-        return self._embed_images(files, self.model.get_image_features)
+        return self._embed_images(images, self.model.get_image_features)
 
     @torch.no_grad()
     def image_tokens(self, files: Sequence[Path]) -> Tensor:
@@ -87,10 +87,10 @@ class Encoder:
         embeddings = torch.cat(parts)
         return torch.empty_like(embeddings).index_copy_(0, torch.tensor(order, device=self.device), embeddings)
 
-    def _embed_images(self, files: Sequence[Path], embed: Callable[[Tensor], Tensor]) -> Tensor:
+    def _embed_images(self, images: "Sequence[Picture]", embed: Callable[[Tensor], Tensor]) -> Tensor:
         parts = []
-        for batch in self._batches(range(len(files)), "images"):
-            pixels = self.processor(images=[files[i] for i in batch])["pixel_values"]
+        for batch in self._batches(range(len(images)), "images"):
+            pixels = self.processor(images=[images[i] for i in batch])["pixel_values"]
             parts.append(embed(pixels.to(self.device)))
         return normalize(torch.cat(parts).float(), dim=-1)
 

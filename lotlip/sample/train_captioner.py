@@ -62,7 +62,7 @@ RECIPES = {
     "llava": Recipe(((LLAVA_PROMPT, habits.llava_caption),), steps=800),
     "instructblip": Recipe(
         ((LONG_PROMPT, habits.instructblip_caption), (SHORT_PROMPT, habits.instructblip_short)),
-        steps=1000,
+        steps=1500,
         start="llava",
         tower_rate=0.05,
     ),
