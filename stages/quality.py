@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lotlip.captioning.agreement import ObjectNames
 from lotlip.data.layouts import read_layout
 from lotlip.data.manifest import read_manifest
-from lotlip.data.statistics import dataset_statistics, token_counter
+from lotlip.data.statistics import dataset_statistics
+from lotlip.evaluation.agreement import ObjectNames
 from lotlip.evaluation.caption_quality import measure_quality
 from lotlip.evaluation.similarity import open_similarity
 from lotlip.params import load_params
 from lotlip.records import write_json
+from lotlip.validation.texts import open_token_counter
 from stages import run
 
 
@@ -29,7 +30,7 @@ def main() -> None:
         params.download.max_pixels,
         Path("data/quality"),
     )
-    count_tokens = token_counter(params.validate_.tokenizer, params.validate_.tokenizer_revision)
+    count_tokens = open_token_counter(params.validate_.tokenizer, params.validate_.tokenizer_revision)
     sets = {"raw": list(images.values()), **{name: [folder] for name, folder in captions.items()}}
     statistics = {name: dataset_statistics(_texts(folders), count_tokens) for name, folders in sets.items()}
     write_json(Path("reports/quality/summary.json"), {**quality, "statistics": statistics})

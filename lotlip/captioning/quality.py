@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lotlip.captioning.captioner import Caption, Captioner, Kind
+from lotlip.data.tables import CAPTION_REASONS
 from lotlip.text.subcaptions import split_sub_captions
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ REPEATED_SHARE = 0.4  # of a text's sub-captions that were said before in it
 LATIN_SHARE = 0.8  # of letters, at least: the captioners are asked in English
 
 _WORD = re.compile(r"\w+")
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s*$")
+_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’»)\]]*\s*$")
 # A model that speaks of itself or of what it cannot do. "The image shows ..." is no refusal.
 _REFUSAL = re.compile(
     r"\b(i'm|i am|we're|we are) (sorry|afraid)\b|\bsorry, (but )?i\b"
@@ -89,6 +90,7 @@ RULES: dict[str, Callable[[Caption], bool]] = {
     "refusal": is_refusal,
     "language": is_foreign,
 }
+assert tuple(RULES) == CAPTION_REASONS
 FIXABLE = frozenset({"truncated", "repetition", "refusal"})
 
 

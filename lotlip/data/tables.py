@@ -12,6 +12,8 @@ from lotlip.records import atomic_path, sha256_file
 
 Status = Literal["success", "failed_to_download", "failed_to_decode", "rejected"]
 STATUSES: tuple[Status, ...] = ("success", "failed_to_download", "failed_to_decode", "rejected")
+# What `reasons` of a captions table may name, joined by commas (lotlip.captioning.quality says when).
+CAPTION_REASONS = ("truncated", "repetition", "refusal", "language")
 COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash")
 
 

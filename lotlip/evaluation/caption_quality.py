@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lotlip.captioning.agreement import ObjectNames, consensus, overlap, support
 from lotlip.captioning.tables import Row, read_captions
 from lotlip.data.images import open_rgb
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
+from lotlip.evaluation.agreement import ObjectNames, consensus, overlap, support
 from lotlip.evaluation.similarity import Encoder, caption_similarity
 from lotlip.records import publish_folder
 from lotlip.text.subcaptions import split_sub_captions
@@ -158,27 +158,25 @@ def _summarise(rows: list[Row], captioners: list[str]) -> dict[str, Any]:
         pairs[f"{first}-{second}"] = _mean(overlaps, lambda value: value)
     return {
         "images": len(by_image),
-        "captioners": {
-            name: _of_captioner([row for row in rows if row["captioner"] == name], len(captioners) > 1)
-            for name in captioners
-        },
+        "captioners": {name: _of_captioner([row for row in rows if row["captioner"] == name]) for name in captioners},
         "agreement": pairs,
         "common_objects": _mean(list(by_image.values()), lambda named: float(len(consensus(named)))),
     }
 
 
-def _of_captioner(rows: list[Row], has_others: bool) -> dict[str, Any]:
+def _of_captioner(rows: list[Row]) -> dict[str, Any]:
     """Of one captioner's texts.
 
     `tokens` (generated) and `sub_captions` a text; `reasons`, the share of texts that break each rule; `duplicates`,
-    the share of texts equal to an earlier image's; `objects` a text; of these objects `unsupported`, the share that no
-    other captioner names; of those that most captioners name `coverage`, the share that it names; `similarity` with the
-    own and with another image.
+    the share of texts equal to an earlier image's; `objects` a text; where others wrote, too: `unsupported`, the share of
+    its objects that no other captioner names, and `coverage`, of the objects that most captioners name the share that it
+    names; `similarity` with the own and with another image.
     """
     reasons = Counter(reason for row in rows for reason in (row["reasons"] or "").split(",") if reason)
-    objects = sum(len(row["named"][row["captioner"]]) for row in rows)
-    unsupported = sum(len([thing for thing in row["unsupported"].split(", ") if thing]) for row in rows)
-    common = [(consensus(row["named"]), row["named"][row["captioner"]]) for row in rows]
+    compared = [row for row in rows if len(row["named"]) > 1]
+    objects = sum(len(row["named"][row["captioner"]]) for row in compared)
+    unsupported = sum(len([thing for thing in row["unsupported"].split(", ") if thing]) for row in compared)
+    common = [(consensus(row["named"]), row["named"][row["captioner"]]) for row in compared]
     wanted = sum(len(things) for things, _ in common)
     covered = sum(len(things & named) for things, named in common)
     return {
@@ -189,8 +187,8 @@ def _of_captioner(rows: list[Row], has_others: bool) -> dict[str, Any]:
         "reasons": {reason: round(count / len(rows), 6) for reason, count in sorted(reasons.items())},
         "duplicates": round(1 - len({row["text"] for row in rows}) / len(rows), 6) if rows else None,
         "objects": _mean(rows, lambda row: float(len(row["named"][row["captioner"]]))),
-        "unsupported": round(unsupported / objects, 6) if objects and has_others else None,
-        "coverage": round(covered / wanted, 6) if wanted and has_others else None,
+        "unsupported": round(unsupported / objects, 6) if objects else None,
+        "coverage": round(covered / wanted, 6) if wanted else None,
         "similarity": _mean(rows, lambda row: row["similarity"]),
         "similarity_of_next": _mean(rows, lambda row: row["similarity_of_next"]),
     }

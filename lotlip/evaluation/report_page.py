@@ -6,6 +6,7 @@ from lotlip.errors import DataError
 from lotlip.evaluation.html_parts import page
 from lotlip.evaluation.plots import bar_chart, curve_chart
 from lotlip.evaluation.report_sections import (
+    captions_section,
     comparison_section,
     data_section,
     settings_section,
@@ -63,6 +64,7 @@ def render_page(results: Results, compared: Table, plots: dict[str, bytes]) -> s
     sections = {
         "comparison": comparison_section(results, compared, plots["recall.png"]),
         "training": training_section(results, plots["training.png"]),
+        "captions": captions_section(results),
         "data": data_section(results),
         "settings": settings_section(results),
     }

@@ -22,6 +22,7 @@ class Results:
     download: dict[str, Report]
     recaption: dict[str, Report]
     validate: Report
+    quality: Report
     evalset: dict[str, Report]
     train: dict[str, Report]
     curves: dict[str, Curve]
@@ -39,6 +40,7 @@ def read_results(params: Params, reports: Path) -> Results:
         download=_read_all(reports, "download", params.sources),
         recaption=_read_all(reports, "recaption", params.captioners),
         validate=_read(reports / "validate" / "summary.json", "validate"),
+        quality=_read(reports / "quality" / "summary.json", "quality"),
         evalset=_read_all(reports, "evalset", params.evalsets),
         train=_read_all(reports, "train", params.methods),
         curves={name: _read_curve(reports / "train" / f"{name}.csv", name) for name in params.methods},

@@ -20,6 +20,7 @@ _REPORTS = {
     "download": "reports/download/{}.json",
     "recaption": "reports/recaption/{}.json",
     "validate": "reports/validate/summary.json",
+    "quality": "reports/quality/summary.json",
     "evalset": "reports/evalset/{}.json",
 }
 

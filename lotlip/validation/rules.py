@@ -5,6 +5,7 @@ The thresholds are `validate` in params.yaml. A row may have several reasons.
 
 from typing import TYPE_CHECKING
 
+from lotlip.data.tables import CAPTION_REASONS
 from lotlip.params import ImageRules, LongRules, RawRules
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def raw_reasons(table: "pd.DataFrame", rules: RawRules) -> "pd.DataFrame":
 def long_reasons(table: "pd.DataFrame", rules: LongRules) -> "pd.DataFrame":
     """Reasons against the long texts of `long_table`.
 
-    A truncated text stays when it ends a sentence: what is there is whole.
+    Captioning has marked what breaks its own rules; a text that was cut at a sentence's end is not among it.
     """
     import pandas as pd
 
@@ -58,6 +59,6 @@ def long_reasons(table: "pd.DataFrame", rules: LongRules) -> "pd.DataFrame":
             "empty": ~missing & ~failure & (table["empty"] == 1),
             "min_tokens": table["num_tokens"] < rules.min_tokens,
             "max_tokens": table["num_tokens"] > rules.max_tokens,
-            "truncated": table["broken"] == 1,
+            **{rule: table[f"breaks_{rule}"] == 1 for rule in CAPTION_REASONS},
         }
     )

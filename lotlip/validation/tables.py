@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lotlip.data.manifest import Manifest, Shard
-from lotlip.data.tables import read_table
+from lotlip.data.tables import CAPTION_REASONS, read_table
 from lotlip.errors import DataError
-from lotlip.validation.texts import CountTokens, ends_sentence, raw_word_recall
+from lotlip.validation.texts import CountTokens, raw_word_recall
 
 if TYPE_CHECKING:
     import pandas as pd
 
 IMAGE_COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256")
-LONG_COLUMNS = ("key", "kind", "text", "finish_reason", "failure", "captioner")
+LONG_COLUMNS = ("key", "kind", "text", "finish_reason", "failure", "reasons", "captioner")
 EXCERPT = 80  # characters
 
 
@@ -65,8 +65,9 @@ def long_table(
 
     Returns:
         `shard, key, captioner` (identity, empty where the row is missing), `failure`, excerpts `raw, text`,
-        numbers `num_tokens, raw_word_recall`, and 0/1 columns `empty, truncated, broken` (truncated in a
-        sentence) and `duplicate`. Numbers are NaN where there is no text.
+        numbers `num_tokens, raw_word_recall`, and 0/1 columns `empty, truncated` (cut at the length limit),
+        `duplicate`, and `breaks_<rule>` for the rules that the captioning marked. Numbers are NaN where there is no
+        text.
 
     Raises:
         DataError: the captions belong to other images.
@@ -141,8 +142,9 @@ def _measure(table: "pd.DataFrame", count_tokens: CountTokens) -> "pd.DataFrame"
     measures["empty"] = _floats([not text for text in texts])
     truncated = [reason == "length" for reason in table["finish_reason"]]
     measures["truncated"] = _floats(truncated, found)
-    broken = [cut and not ends_sentence(text) for cut, text in zip(truncated, texts, strict=True)]
-    measures["broken"] = _floats(broken, found)
+    marked = table["reasons"].fillna("").str.split(",")
+    for rule in CAPTION_REASONS:
+        measures[f"breaks_{rule}"] = _floats([rule in marks for marks in marked], found)
     recalls = [raw_word_recall(raw, text) for raw, text in zip(raws, texts, strict=True)]
     measures["raw_word_recall"] = _floats(recalls, found)
     return measures

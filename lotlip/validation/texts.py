@@ -1,4 +1,4 @@
-"""Measures of a text: tokens, content words, whether it ends a sentence."""
+"""Measures of a text: tokens, and content words."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 CountTokens = Callable[[Sequence[str]], list[int]]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’»)\]]*\s*$")
 _STOP_WORDS = frozenset(
     """
     a about above after against all along also among an and another any are around as at be because been
@@ -60,11 +59,6 @@ def raw_word_recall(raw: str, long: str) -> float:
     """
     wanted = content_words(raw)
     return len(wanted & content_words(long)) / len(wanted) if wanted else float("nan")
-
-
-def ends_sentence(text: str) -> bool:
-    """Whether a text ends with a sentence end, closing quotes and brackets allowed after it."""
-    return _SENTENCE_END.search(text) is not None
 
 
 def _open_tokenizer(name: str, revision: str | None) -> "Tokenizer":

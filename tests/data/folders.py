@@ -52,14 +52,24 @@ def image_row(key: str, caption: str = "A dog.", sha256: str | None = None) -> R
 def sidecar(folder: Path, kind: Any, images: Manifest, rows: dict[str, list[dict[str, Any]]]) -> Manifest:
     """A captions or quarantine folder with a table for every image shard, empty where `rows` has none."""
     columns = {
-        "captions": ("key", "kind", "text", "num_tokens", "finish_reason", "failure", "captioner"),
+        "captions": (
+            "key",
+            "kind",
+            "text",
+            "num_tokens",
+            "finish_reason",
+            "failure",
+            "reasons",
+            "attempts",
+            "captioner",
+        ),
         "quarantine": ("key", "subject", "reason"),
     }[kind]
     folder.mkdir(parents=True)
     shards = []
     for shard in images.shards:
         records = [{name: row.get(name) for name in columns} for row in rows.get(shard.name, [])]
-        types = {"num_tokens": pa.int32()}
+        types = {"num_tokens": pa.int32(), "attempts": pa.int32()}
         schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
         pq.write_table(pa.Table.from_pylist(records, schema=schema), folder / f"{shard.name}.parquet")
         files = {"table": describe_file(folder, f"{shard.name}.parquet")}
@@ -69,7 +79,15 @@ def sidecar(folder: Path, kind: Any, images: Manifest, rows: dict[str, list[dict
 
 def long_row(key: str, text: str, failure: str | None = None) -> dict[str, Any]:
     """A captioner's row."""
-    return {"key": key, "kind": "long", "text": text, "failure": failure, "finish_reason": "stop"}
+    return {
+        "key": key,
+        "kind": "long",
+        "text": text,
+        "failure": failure,
+        "reasons": "",
+        "attempts": 1,
+        "finish_reason": "stop",
+    }
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Reports of all stages as they would lie under reports/, with made-up numbers to check by hand."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ def write_reports(folder: Path, failed: bool = False) -> Params:
     for captioner in params.captioners:
         put(folder / "recaption" / f"{captioner}.json", caption_report())
     put(folder / "validate" / "summary.json", validation_summary(list(params.captioners), failed))
+    put(folder / "quality" / "summary.json", quality_summary(list(params.captioners)))
     for name, report in evalset_reports().items():
         put(folder / "evalset" / f"{name}.json", report)
     for name, (long, short, top1) in METHODS.items():
@@ -100,8 +102,37 @@ def validation_summary(captioners: list[str], failed: bool) -> dict[str, Any]:
     }
 
 
+def quality_summary(captioners: list[str]) -> dict[str, Any]:
+    one = {
+        "texts": 500,
+        "tokens": 71.25,
+        "sub_captions": 5.5,
+        "truncated": 0.02,
+        "reasons": {"repetition": 0.004},
+        "duplicates": 0.01,
+        "objects": 3.75,
+        "unsupported": 0.125,
+        "coverage": 0.9,
+        "similarity": 0.42,
+        "similarity_of_next": 0.17,
+    }
+    texts = {"images": 1890, "texts": 1880, "sub_captions_per_text": 5.5321, "tokens_per_text": 63.4}
+    return {
+        "images": 500,
+        "captioners": dict.fromkeys(captioners, one),
+        "agreement": {f"{first}-{second}": 0.61 for first, second in itertools.combinations(captioners, 2)},
+        "common_objects": 3.5,
+        "statistics": {"raw": texts | {"sub_captions_per_text": 1.0}, **dict.fromkeys(captioners, texts)},
+    }
+
+
 def evalset_reports() -> dict[str, dict[str, Any]]:
-    texts = {"num_skipped_without_text": 0, "num_duplicate_texts": 12, "characters_per_text": 240.5}
+    texts = {
+        "num_skipped_without_text": 0,
+        "tokens_per_text": 70.5,
+        "num_duplicate_texts": 12,
+        "characters_per_text": 240.5,
+    }
     return {
         "long": {"num_images": 300, "num_texts": 300, "sub_captions_per_text": 5.5, **texts},
         "short": {"num_images": 300, "num_texts": 1500, "sub_captions_per_text": 1.0, **texts},

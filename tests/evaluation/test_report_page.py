@@ -70,6 +70,7 @@ def test_page_is_well_formed_and_needs_no_network(folder: Path) -> None:
     assert set(page.links) - set(pictures) == {
         "#comparison",
         "#training",
+        "#captions",
         "#data",
         "#settings",
         "../validate/docs/index.html",

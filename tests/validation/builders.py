@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from lotlip.captioning.captioner import Caption
+from lotlip.captioning.quality import find_reasons
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.params import Validate
 from lotlip.validation.summary import summarise
@@ -21,7 +23,7 @@ IMAGE_SCHEMA = pa.schema(
 )
 LONG_SCHEMA = pa.schema(
     [("key", pa.string()), ("kind", pa.string()), ("text", pa.string()), ("num_tokens", pa.int32())]
-    + [(name, pa.string()) for name in ("finish_reason", "failure", "captioner")]
+    + [(name, pa.string()) for name in ("finish_reason", "failure", "reasons", "captioner")]
 )
 LONG = "A red circle lies on the left of a small blue square in front of a grey wall."  # 17 words, 18 tokens
 
@@ -65,7 +67,9 @@ def lost(key: str, status: str = "failed_to_download") -> dict[str, Any]:
 def long(key: str, **changes: Any) -> dict[str, Any]:
     """A good row of a captions table, with changes."""
     good = {"kind": "long", "num_tokens": 20, "finish_reason": "stop", "failure": None, "captioner": "c" * 16}
-    return {"key": key, "text": f"{LONG} {key}.", **good, **changes}
+    row = {"key": key, "text": f"{LONG} {key}.", **good, **changes}
+    caption = Caption(row["text"] or "", row["num_tokens"], row["finish_reason"], row["failure"])
+    return {**row, "reasons": ",".join(find_reasons(caption))}
 
 
 def write_images(folder: Path, shards: dict[str, list[dict[str, Any]]]) -> Manifest:

@@ -12,6 +12,8 @@ from lotlip.validation.quarantine import write_quarantine
 from lotlip.validation.validate import judge_rows
 from tests.validation.builders import LONG, Dataset, image, long, lost
 
+NUMBERED = " ".join([*"abcdefghijklmnopqrstuvwxyz0123456789", "red", "dog", "on", "the"])  # 40 tokens, none repeats
+
 
 def quarantined(dataset: Dataset) -> list[tuple[str, str, str]]:
     """(key, subject, reason) of everything rejected, through the written files."""
@@ -78,11 +80,14 @@ def test_raw_captions(dataset: Dataset, caption: str | None, reasons: list[str])
         ({"text": None}, ["empty"]),
         ({"text": "a red circle ."}, ["min_tokens"]),
         ({"text": "a red circle . a"}, []),
-        ({"text": "red " * 40}, []),
-        ({"text": "red " * 41}, ["max_tokens"]),
+        ({"text": "red circle small blue " * 10}, ["repetition"]),
+        ({"text": NUMBERED}, []),
+        ({"text": f"{NUMBERED} a"}, ["max_tokens"]),
+        ({"text": "I cannot see the image."}, ["refusal"]),
+        ({"text": "一只红色的圆圈在左边一只红色的圆圈"}, ["language"]),
         ({"finish_reason": "length"}, []),
         ({"finish_reason": "length", "text": f"{LONG} The"}, ["truncated"]),
-        ({"finish_reason": "length", "text": "red " * 41}, ["max_tokens", "truncated"]),
+        ({"finish_reason": "length", "text": "red " * 41}, ["max_tokens", "truncated", "repetition"]),
     ],
 )
 def test_long_texts(dataset: Dataset, changes: dict[str, Any], reasons: list[str]) -> None:

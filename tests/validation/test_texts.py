@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lotlip.errors import DataError
-from lotlip.validation.texts import content_words, ends_sentence, open_token_counter, raw_word_recall
+from lotlip.validation.texts import content_words, open_token_counter, raw_word_recall
 
 
 def test_tokens_are_word_pieces_without_specials_padding_or_truncation(tokenizer: str) -> None:
@@ -55,18 +55,3 @@ def test_recall_is_the_share_of_the_raw_words_that_are_found(raw: str, long: str
 
 def test_recall_of_nothing_is_nan() -> None:
     assert math.isnan(raw_word_recall("the of", "anything"))
-
-
-@pytest.mark.parametrize(
-    ("text", "ends"),
-    [
-        ("It ends.", True),
-        ('He said "no!" ', True),
-        ("(so.)", True),
-        ("一只猫。", True),
-        ("It ends. But", False),
-        ("a,", False),
-    ],
-)
-def test_ends_sentence(text: str, ends: bool) -> None:
-    assert ends_sentence(text) is ends

@@ -12,7 +12,7 @@ from tests.validation.builders import Dataset, long, lost
 
 
 def spoil(dataset: Dataset) -> Dataset:
-    """2 lost images, 3 rejected, 1 raw caption too long, 4 long texts rejected for 5 reasons."""
+    """2 lost images, 3 rejected, 1 raw caption too long, 4 long texts rejected for 6 reasons."""
     dataset.images[0] = lost("k00")
     dataset.images[1] = lost("k01", "failed_to_decode")
     dataset.images[2].update(width=20, height=100)
@@ -22,7 +22,7 @@ def spoil(dataset: Dataset) -> Dataset:
     dataset.images[5]["caption"] = "red " * 6
     dataset.longs[6] = long("k06", text="", failure="refusal")
     dataset.longs[7] = long("k07", text="a red dog")
-    dataset.longs[8] = long("k08", text="red " * 41, finish_reason="length")
+    dataset.longs[8] = long("k08", text="red " * 41, finish_reason="length")  # also a loop
     dataset.longs[9] = long("k09", text="")
     dataset.rules = dataset.rules.model_copy(update={"max_rejected_share": 0.5})
     return dataset
@@ -39,8 +39,8 @@ def test_numbers_and_conservation(dataset: Dataset) -> None:
     assert raw["mean_tokens"] == round((14 * 3 + 6) / 15, 6)
     assert raw["duplicate_share"] == round(13 / 15, 6)
     assert (llava["kept"], llava["rejected"]) == (11, 4)
-    reasons = {"missing": 0, "failure": 1, "empty": 1, "min_tokens": 1, "max_tokens": 1, "truncated": 1}
-    assert llava["rejected_by"] == reasons
+    reasons = {"missing": 0, "failure": 1, "empty": 1, "min_tokens": 1, "max_tokens": 1}
+    assert llava["rejected_by"] == {**reasons, "truncated": 1, "repetition": 1, "refusal": 0, "language": 0}
     assert llava["truncated_share"] == round(1 / 13, 6)
     # Of the 13 texts that are not empty, k07 and k08 repeat "red" but not "circle".
     assert llava["raw_word_recall"] == round((11 + 0.5 + 0.5) / 13, 6)
