@@ -115,6 +115,35 @@ def caption(
 
 
 @app.command()
+def plan(
+    images: Annotated[int, typer.Option(min=1, help="How many images are to be captioned.")],
+    workers: Annotated[int, typer.Option(min=1, help="On how many workers like this machine's one.")] = 1,
+    captioner: Annotated[list[str] | None, typer.Option(help="Entries of params.yaml; default: all.")] = None,
+    shards: Annotated[Path | None, typer.Option(help="Folder of shards to try; default: the first source's.")] = None,
+    batches: Annotated[int, typer.Option(min=1, help="Batches to measure, after one to warm up.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a few batches of each captioner here; print speed, hours, storage, and the arithmetic beside them."""
+    from lotlip.data.manifest import read_manifest
+    from lotlip.params import entry, load_params
+    from lotlip.plan import make_plan, measure_captioner
+
+    params = load_params()
+    folder = shards or Path("data/images") / next(iter(params.sources))
+    manifest = read_manifest(folder, "images")
+    plans = {}
+    for name in captioner or params.captioners:
+        settings = entry(params.captioners, "captioner", name)
+        measured = measure_captioner(settings, manifest, batches, params.download.max_pixels)
+        gpus, size = params.executor.num_gpus, params.download.shard_size
+        plans[name] = make_plan(measured, manifest, images, workers, gpus, size)
+    if as_json:
+        _print_json(plans)
+    else:
+        _print_columns(f"{images:,} images like those of {folder} on {workers} workers like this one", plans)
+
+
+@app.command()
 def stats(
     layout: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(SETS)}.")],
     path: Annotated[Path, typer.Argument(help="Folder or file of the set.")],
@@ -242,6 +271,25 @@ def _column(name: str) -> str | int:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_columns(title: str, columns: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for key in dict.fromkeys(key for values in columns.values() for key in values):
+        table.add_row(key, *(_shown(values.get(key)) for values in columns.values()))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _print_table(title: str, values: dict[str, Any]) -> None:

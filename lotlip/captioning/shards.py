@@ -135,9 +135,9 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
         rows = _read_batches(folder)
         todo = [(i, key) for i, key in enumerate(keys) if (key, "long") not in rows]
         progress = _Progress(task, len(todo))
-        for batch in _feed(reader, todo, captioner, batch_size, task.max_pixels):
+        for batch in feed(reader, todo, captioner, batch_size, task.max_pixels):
             with progress.model_at_work():
-                written = {kind: _caption_batch(captioner, batch, kind) for kind in captioner.kinds}
+                written = {kind: caption_batch(captioner, batch, kind) for kind in captioner.kinds}
             new = [
                 make_row(key, kind, written[kind][at], captioner.identity)
                 for at, (_, key) in enumerate(batch.samples)
@@ -179,7 +179,7 @@ class Batch:
         return [image for image in self.decoded if not isinstance(image, str)]
 
 
-def _feed(
+def feed(
     reader: ShardReader, todo: list[tuple[int, str]], captioner: Captioner, batch_size: int, max_pixels: int
 ) -> Iterator[Batch]:
     """Batches of images whose prompts are about equally long, decoded and prepared in threads while the model works."""
@@ -235,7 +235,8 @@ def _decode(data: bytes | None, max_pixels: int) -> "Image | str":
         return str(error)
 
 
-def _caption_batch(captioner: Captioner, batch: Batch, kind: Kind) -> list[Written]:
+def caption_batch(captioner: Captioner, batch: Batch, kind: Kind) -> list[Written]:
+    """A caption for every sample of the batch, failed ones where there is no image."""
     images = batch.images
     written = write_checked(captioner, images, kind, batch.prepared[kind]) if images else []
     if len(written) != len(images):

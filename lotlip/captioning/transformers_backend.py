@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lotlip import params as settings
 from lotlip.captioning.captioner import Caption, FinishReason, Kind, failed, make_identity
 from lotlip.captioning.checkpoints import Checkpoint, find_checkpoint
+from lotlip.captioning.costs import Costs, Lengths, image_costs
 from lotlip.captioning.prompts import check_prompt, render_prompt
 from lotlip.errors import ModelError
 
@@ -115,6 +116,19 @@ class TransformersCaptioner:
             torch.cuda.empty_cache()
             print(f"GPU memory is full with {len(batch)} images: going on with {size}", flush=True)
         return captions
+
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return str(self._loaded.model.device)
+
+    def costs(self, image: "Image", num_new_tokens: float) -> Costs:
+        """What such an image and a long text of so many tokens cost by arithmetic."""
+        inputs = _process(self._loaded, [image], "long")
+        vision, pixels = self._loaded.model.config.vision_config, inputs["pixel_values"]
+        patches = (vision.image_size // vision.patch_size) ** 2 + 1
+        tiles = pixels.numel() // (3 * vision.image_size**2)
+        return image_costs(self._loaded.model, Lengths(patches, tiles, inputs["input_ids"].shape[1], num_new_tokens))
 
     @functools.cached_property
     def _loaded(self) -> Loaded:

@@ -168,9 +168,9 @@ def _of_captioner(rows: list[Row]) -> dict[str, Any]:
     """Of one captioner's texts.
 
     `tokens` (generated) and `sub_captions` a text; `reasons`, the share of texts that break each rule; `duplicates`,
-    the share of texts equal to an earlier image's; `objects` a text; where others wrote, too: `unsupported`, the share of
-    its objects that no other captioner names, and `coverage`, of the objects that most captioners name the share that it
-    names; `similarity` with the own and with another image.
+    the share of texts equal to an earlier image's; `objects` a text; where others wrote, too: `unsupported`, the share
+    of its objects that no other captioner names, and `coverage`, of the objects that most captioners name the share
+    that it names; `similarity` with the own and with another image.
     """
     reasons = Counter(reason for row in rows for reason in (row["reasons"] or "").split(",") if reason)
     compared = [row for row in rows if len(row["named"]) > 1]
