@@ -1,6 +1,6 @@
 """Which objects captions name, and how far captioners agree on them: what only one of them sees may not be there.
 
-Nothing here knows the truth; how well agreement predicts it on drawn scenes is measured by `lotlip.sample.judge`.
+Nothing here knows the truth: `lotlip.sample.hallucination` measures on drawn scenes how well agreement tells it.
 """
 
 import re
