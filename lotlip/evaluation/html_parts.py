@@ -110,3 +110,8 @@ def page(title: str, lead: str, anchors: Mapping[str, str], sections: Sequence[s
         f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{escape(title)}</h1>\n"
         f'<p class="lead">{lead}</p>\n<nav>{links}</nav>\n{joined}\n</main></body></html>\n'
     )
+
+
+def note(text: str) -> Markup:
+    """A remark below a table; `text` is HTML already."""
+    return Markup(f'<p class="note">{text}</p>')

@@ -5,8 +5,8 @@ from pathlib import Path
 from lotlip.errors import DataError
 from lotlip.evaluation.html_parts import page
 from lotlip.evaluation.plots import bar_chart, curve_chart
+from lotlip.evaluation.report_captions import captions_section
 from lotlip.evaluation.report_sections import (
-    captions_section,
     comparison_section,
     data_section,
     settings_section,

@@ -1,17 +1,14 @@
 """The sections of the report page, each from the stages' reports."""
 
-import csv
 from math import log
-from pathlib import Path
 from typing import Any
 
-from lotlip.evaluation.html_parts import Markup, cell, percent, picture, section, table
+from lotlip.evaluation.html_parts import Markup, cell, note, percent, picture, section, table
 from lotlip.evaluation.losses_of_data import data_losses
 from lotlip.evaluation.plots import method_colours
 from lotlip.evaluation.results import Report, Results
 from lotlip.evaluation.tables import CHANCE, Table, half_interval
 
-PUBLISHED_STATISTICS = Path(__file__).with_name("published_statistics.csv")  # the poster's table of data sets
 _NOTABLE_SHARE = 0.05  # losses above it are marked
 
 
@@ -22,13 +19,13 @@ def comparison_section(results: Results, compared: Table, chart: bytes) -> Marku
     return section(
         "comparison",
         "Comparison of models",
-        _note(
+        note(
             "Percent of queries answered right at first place: I2T finds a text of an image among all texts, "
             "T2I the image of a text among all images, top-1 the class. A tie counts against the model. Best "
             "values are bold."
         ),
         _values(compared.headline()),
-        _note(
+        note(
             f"95% interval of a single value, at its widest, in points: {noise}. One training run a method: "
             "smaller differences may be chance."
         ),
@@ -60,55 +57,10 @@ def training_section(results: Results, chart: bytes) -> Markup:
         "Training",
         picture(chart, "Training curves"),
         table(["method", *columns.values()], rows),
-        _note(
+        note(
             "Losses are means over the last epoch, in nats; they compare only between equal kinds of text. "
             f"Guessing among the {batch} pairs of a batch gives ln {batch} = {log(batch):.2f}."
         ),
-    )
-
-
-def captions_section(results: Results) -> Markup:
-    """What the captioners wrote, measured by itself, by each other, and against the images."""
-    quality = results.quality
-    found = quality["captioners"]
-    columns = {
-        "texts": "texts",
-        "tokens": "tokens",
-        "sub_captions": "sub-captions",
-        "objects": "objects named",
-        "unsupported": "named by no other",
-        "coverage": "of common objects",
-        "similarity": "similarity",
-        "similarity_of_next": "with another image",
-        "truncated": "cut off",
-        "duplicates": "repeats",
-    }
-    shares = {"unsupported", "coverage", "truncated", "duplicates"}
-    rules = sorted({rule for one in found.values() for rule in one["reasons"]})
-    rows = []
-    for name, one in found.items():
-        values = [percent(one[key]) if key in shares else _rounded(one[key]) for key in columns]
-        rows.append([name, *values, *(percent(one["reasons"].get(rule, 0.0)) for rule in rules)])
-    pairs = [[pair.replace("-", " and "), percent(value)] for pair, value in quality["agreement"].items()]
-    agreement = [
-        "<h3>Agreement</h3>",
-        table(["captioners", "objects in common"], pairs),
-        _note("Jaccard index of the objects that two captioners name in an image, mean over images."),
-    ]
-    return section(
-        "captions",
-        "Captions",
-        table(["captioner", *columns.values(), *rules], rows),
-        _note(
-            f"On {quality['images']:,} images. Named by no other: the share of the objects named that no other "
-            "captioner names in the same image, which may not be there. Of common objects: of those that most "
-            "captioners name, the share that this one names. Similarity: mean cosine of image and sub-captions under "
-            f"<code>{cell(results.params.quality.similarity.checkpoint)}</code>."
-        ),
-        *(agreement if pairs else []),
-        "<h3>Statistics, beside the published ones</h3>",
-        _statistics(results),
-        _note("Sub-captions: pieces between full stops and line ends. Tokens: of the tokenizer in validate.tokenizer."),
     )
 
 
@@ -136,7 +88,7 @@ def data_section(results: Results) -> Markup:
         ),
         "<h3>Texts</h3>",
         _texts(results),
-        _note(
+        note(
             "Raw-word recall: the share of a raw caption's content words that the long text repeats. Near 0, "
             "the captioner describes something else than the images."
         ),
@@ -167,30 +119,6 @@ def settings_section(results: Results) -> Markup:
         for name, group in groups.items()
     ]
     return section("settings", "Settings", table(["method", *(key.replace("_", " ") for key in keys)], rows), *folds)
-
-
-def _statistics(results: Results) -> Markup:
-    columns = ("images", "texts", "sub_captions_per_text", "tokens_per_text")
-    rows: list[list[Any]] = []
-    for name, one in results.quality["statistics"].items():
-        what = "raw captions" if name == "raw" else f"long texts by {name}"
-        rows.append(["here", what, *(_rounded(one[key]) for key in columns)])
-    for name, report in results.evalset.items():
-        if report.get("num_texts"):
-            values = [report["num_images"], report["num_texts"], *(report[key] for key in columns[2:])]
-            rows.append(["here", f"evaluation set {name}", *map(_rounded, values)])
-    ours = len(rows)
-    with PUBLISHED_STATISTICS.open(newline="") as file:
-        for row in csv.DictReader(file):
-            values = [int(row["images"]), int(row["texts"]), float(row[columns[2]]), float(row[columns[3]])]
-            rows.append([row["source"], f"{row['dataset']} ({row['role']})", *map(_rounded, values)])
-    marks = dict.fromkeys(range(ours, len(rows)), "reference")
-    header = ["source", "texts of", "images", "texts", "sub-captions a text", "tokens a text"]
-    return table(header, rows, marks, text_columns=[1])
-
-
-def _rounded(value: float | None) -> Any:
-    return f"{value:.2f}" if isinstance(value, float) else value
 
 
 def _values(compared: Table) -> Markup:
@@ -279,7 +207,7 @@ def _losses(results: Results) -> Markup:
     marks = f"Shares above {100 * _NOTABLE_SHARE:.0f} % are marked."
     shown = table(["stage", "lost", "number", "of", "share", "reasons"], rows, marked, text_columns=[1, 5])
     rest = f"{len(nothing)} other counts are 0 ({'; '.join(nothing)})." if nothing else ""
-    return Markup((shown if rows else "") + _note(f"{marks if marked else ''} {rest}"))
+    return Markup((shown if rows else "") + note(f"{marks if marked else ''} {rest}"))
 
 
 def _evalsets(results: Results) -> Markup:
@@ -320,7 +248,3 @@ def _method(results: Results, name: str) -> Markup:
 
 def _dot(name: str, colour: str) -> Markup:
     return Markup(f'<span class="dot" style="background:{colour}"></span>{cell(name)}')
-
-
-def _note(text: str) -> Markup:
-    return Markup(f'<p class="note">{text}</p>')
