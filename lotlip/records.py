@@ -3,6 +3,7 @@
 Every write goes to a temporary sibling, is flushed to disk, and is renamed into place.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lotlip.errors import DataError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -111,6 +114,23 @@ def locked(work: Path) -> Iterator[None]:
         except OSError:
             raise DataError(f"Another run is at work in {work}: wait for it, or stop it first.") from None
         yield
+
+
+@contextmanager
+def disk_errors(work: Path) -> Iterator[None]:
+    """Turn a full disk into a message for the user; `work` keeps what is finished.
+
+    Raises:
+        DataError: there was no space left for a file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise DataError(
+            f"No space left on the disk ({error}): free some and run again; {work} keeps what is finished."
+        ) from error
 
 
 def _is_running(process: str) -> bool:

@@ -25,7 +25,7 @@ from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
 from lotlip.executor import run_tasks
 from lotlip.params import Executor
-from lotlip.records import content_key, locked, publish_folder, read_json, write_json
+from lotlip.records import content_key, disk_errors, locked, publish_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +87,8 @@ def caption_shards(
         The report's numbers (see `caption_report`).
 
     Raises:
-        DataError: a shard is missing or damaged, two shards share a name, or another run works in `work`.
+        DataError: a shard is missing or damaged, two shards share a name, the disk is full, or another run works in
+            `work`.
         ModelError: the captioner cannot be loaded, or its server is away.
         ExecutorError: workers cannot be started, or die again and again.
     """
@@ -97,7 +98,7 @@ def caption_shards(
     requested = sum(task.num_samples for task in tasks)
     tables: dict[int, Path] = {}
     done = now = 0
-    with locked(work):
+    with locked(work), disk_errors(work):
         started = time.monotonic()
         for i, result in run_tasks(tasks, OpenWorker(open_captioner, batch_size, work.absolute()), executor):
             tables[i], done, now = result.table, done + tasks[i].num_samples, now + result.captioned_now

@@ -1,23 +1,20 @@
 """Download: a source of any kind becomes a dataset folder, and a report of what became of every row."""
 
-import errno
 import importlib.util
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
 from lotlip.data.tables import STATUSES, error_class, read_rows
-from lotlip.errors import CeilingError, DataError
+from lotlip.errors import CeilingError
 from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
-from lotlip.records import content_key, locked, sha256_file
+from lotlip.records import content_key, disk_errors, locked, sha256_file
 
 VERSION = 1  # of the bytes that this code writes: raise it when they change
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def download_source(source: Source, name: str, settings: Download, out: Path, work: Path) -> dict[str, Any]:
@@ -43,7 +40,7 @@ def download_source(source: Source, name: str, settings: Download, out: Path, wo
             are tried again by the next run; the others are kept.
     """
     folder = work / _work_key(source, settings)[:16]
-    with locked(work), _disk_errors(work):
+    with locked(work), disk_errors(work):
         folder.mkdir(parents=True, exist_ok=True)
         shards = _make_shards(source, name, settings, folder)
         report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
@@ -126,15 +123,3 @@ def _work_key(source: Source, settings: Download) -> str:
             inputs["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})
-
-
-@contextmanager
-def _disk_errors(work: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise DataError(
-            f"No space left on the disk ({error}): free some and run again; {work} keeps what is fetched."
-        ) from error

@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,28 @@ def test_the_stage_killed_from_outside_goes_on(
         assert f"{new} in this run" in last
     assert files_of(killed / "data/captions/tiny") == files_of(whole / "data/captions/tiny")
     assert files_of(killed / "reports/recaption") == files_of(whole / "reports/recaption")
+
+
+def test_a_full_disk_stops_the_stage_with_a_message_and_costs_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["sources"] = {"a": {"kind": "shards", "path": "none"}}
+    params["captioners"] = {"tiny": captioner_params(checkpoint, batch_size=11).model_dump()}
+    write_images(tmp_path / "data/images/a", "a", [ENCODED])
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    command = [sys.executable, "-m", "stages.recaption", "tiny"]
+
+    def run(most_bytes: int) -> subprocess.CompletedProcess[str]:
+        """The stage, whose files may not grow beyond so many bytes: to it, the disk is full then."""
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        return subprocess.run(
+            command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False, preexec_fn=limit
+        )
+
+    full = run(1500)
+    assert full.returncode == 1
+    assert "error: No space left on the disk" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (tmp_path / "data/captions").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert run(10**9).returncode == 0
+    assert len(files_of(tmp_path / "data/captions/tiny")) == 2
