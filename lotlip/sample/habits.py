@@ -1,17 +1,25 @@
-"""How each of the sample's captioners talks, learned from texts like these: what each says, leaves out and makes up.
+"""How each of the sample's captioners talks, learned from texts like these: what each says, leaves out and gets wrong.
 
-All three name objects by shape, colour and place; their habits differ as those of the real ones do.
+All three name objects by shape, colour and place; their habits differ as those of the real ones do, and so do their
+errors: one confuses colours, one makes up what often goes together, one reads an object into a texture.
 """
 
-from lotlip.sample.scenes import NUMBERS, Scene, SceneObject, long_caption
+from dataclasses import replace
 
+from lotlip.sample.scenes import GRID, NUMBERS, Scene, SceneObject, long_caption
+
+CONFUSED, TAKEN_FOR = "purple", "blue"  # colours of small objects, by the LLaVA-class captioner
 MOST_NAMED = 4  # objects that the InstructBLIP-class captioner names
 TRIGGER, MADE_UP = "ring", "circle"  # where it sees the one, it believes to see the other beside it
 
 
 def llava_caption(scene: Scene) -> str:
-    """The number of shapes and the background, then every object in reading order."""
-    return long_caption(scene)
+    """The number of shapes and the background, then every object in reading order; small purple ones are blue to it."""
+    seen = [
+        replace(thing, colour=TAKEN_FOR) if (thing.colour, thing.size) == (CONFUSED, "small") else thing
+        for thing in scene.objects
+    ]
+    return long_caption(replace(scene, objects=tuple(seen)))
 
 
 def instructblip_caption(scene: Scene) -> str:
@@ -35,14 +43,21 @@ def instructblip_short(scene: Scene) -> str:
 
 
 def sharegpt4v_caption(scene: Scene) -> str:
-    """Everything, fills and sizes said of each object, then where neighbours stand to each other."""
+    """Everything, fills and sizes said of each object, then where neighbours stand to each other.
+
+    In the empty centre of a dotted background it sees a small black circle.
+    """
     sentences = [
         f"The image presents a composition of {NUMBERS[len(scene.objects)]} geometric shapes set against a "
         f"{scene.pattern} {scene.background} background."
     ]
+    seen = list(scene.objects)
+    centre = GRID // 2
+    if scene.pattern == "dotted" and not any((thing.row, thing.column) == (centre, centre) for thing in seen):
+        seen.append(SceneObject("circle", "black", "solid", "small", centre, centre, 0, 0))
+        seen.sort(key=lambda thing: (thing.row, thing.column))
     sentences += [
-        f"{_capital(thing.place)}, there is a {thing.size} {thing.fill} {thing.colour} {thing.shape}."
-        for thing in scene.objects
+        f"{_capital(thing.place)}, there is a {thing.size} {thing.fill} {thing.colour} {thing.shape}." for thing in seen
     ]
     sentences += [
         f"The {first.colour} {first.shape} is {_relation(first, second)} the {second.colour} {second.shape}."

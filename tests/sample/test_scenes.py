@@ -120,8 +120,17 @@ def test_habits_differ_in_what_they_say_leave_out_and_make_up() -> None:
         write.__name__: caption_scores(scenes, [write(scene) for scene in scenes])
         for write in (habits.llava_caption, habits.instructblip_caption, habits.sharegpt4v_caption)
     }
-    for name in ("llava_caption", "sharegpt4v_caption"):
-        assert (scores[name]["object_precision"], scores[name]["object_recall"]) == (1.0, 1.0)
+    confusing, inventing = scores["llava_caption"], scores["sharegpt4v_caption"]
+    small_purple = sum(
+        thing.colour == "purple" and thing.size == "small" for scene in scenes for thing in scene.objects
+    )
+    wrong = small_purple / sum(len(scene.objects) for scene in scenes)
+    assert confusing["object_recall"] == confusing["object_precision"] == pytest.approx(1 - wrong, abs=1e-4)
+    assert 0.05 < wrong < 0.15
+    assert inventing["object_recall"] == 1.0
+    assert 0.97 < inventing["object_precision"] < 1.0
+    empty = [s for s in scenes if s.pattern == "dotted" and not any((t.row, t.column) == (1, 1) for t in s.objects)]
+    assert inventing["hallucinating"] == pytest.approx(len(empty) / len(scenes), abs=1e-4)
     brief = scores["instructblip_caption"]
     assert 0.8 < brief["object_precision"] < 0.95
     assert 0.7 < brief["object_recall"] < 0.95
