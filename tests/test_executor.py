@@ -11,6 +11,7 @@ import pytest
 from lotlip.errors import DataError, ExecutorError
 from lotlip.executor import run_tasks
 from lotlip.params import Executor
+from tests.cluster import ray_cluster
 
 
 class OpenWorker:
@@ -40,12 +41,8 @@ def settings(kind: str, workers: int = 2, retries: int = 1, num_gpus: float = 0.
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, logging_level="error")
-    yield
-    ray.shutdown()
+    with ray_cluster():
+        yield
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.server)])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lotlip.params import CaptionerSettings
 from lotlip.records import content_key, sha256_file
 
 if TYPE_CHECKING:
@@ -65,6 +66,24 @@ class Captioner(Protocol):
     ) -> list[Caption]:
         """One caption an RGB image, in order; where there can be none a `failed` one, never a gap."""
         ...
+
+
+class Asked:
+    """What a captioner's settings say of every kind: the part of `Captioner` that all backends share."""
+
+    def __init__(self, params: CaptionerSettings) -> None:
+        self.asked: dict[Kind, tuple[str, int]] = {"long": (params.prompt, params.max_new_tokens)}
+        if params.short_prompt:
+            self.asked["short"] = (params.short_prompt, params.short_max_new_tokens)
+        self._retry_temperature = params.retry_temperature
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(self.asked)
+
+    @property
+    def retries(self) -> bool:
+        return self._retry_temperature is not None
 
 
 def failed(reason: str) -> Caption:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lotlip import params as settings
-from lotlip.captioning.captioner import Caption, Kind, failed, make_identity
+from lotlip.captioning.captioner import Asked, Caption, Kind, failed, make_identity
 from lotlip.captioning.prompts import check_prompt
 from lotlip.captioning.sampling import image_seed
 from lotlip.errors import ModelError, ParamsError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class EndpointCaptioner:
+class EndpointCaptioner(Asked):
     """A `Captioner` over `POST {url}/chat/completions`.
 
     A seed from the image's pixels goes with every request, so that a server that honours seeds repeats its texts. The
@@ -34,7 +34,8 @@ class EndpointCaptioner:
     """
 
     def __init__(self, params: settings.EndpointCaptioner) -> None:
-        for prompt in filter(None, (params.prompt, params.short_prompt)):
+        super().__init__(params)
+        for prompt, _ in self.asked.values():
             check_prompt(prompt, None)
         if params.api_key_env and not os.environ.get(params.api_key_env):
             raise ParamsError(f"api_key_env: {params.api_key_env} is not set: export the server's key in it.")
@@ -47,14 +48,6 @@ class EndpointCaptioner:
         names += ["short_prompt", "short_max_new_tokens"] if self._params.short_prompt else []
         names += ["temperature", "top_p"] if self._params.do_sample else []
         return make_identity({"backend": "endpoint", **{name: getattr(self._params, name) for name in names}})
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        return ("long", "short") if self._params.short_prompt else ("long",)
-
-    @property
-    def retries(self) -> bool:
-        return self._params.retry_temperature is not None
 
     def prompt_length(self, size: tuple[int, int]) -> int:
         """0: the server makes its own batches."""
@@ -107,7 +100,7 @@ class EndpointCaptioner:
         import openai
 
         params = self._params
-        prompt = params.prompt if kind == "long" else params.short_prompt
+        prompt, max_tokens = self.asked[kind]
         label = f"{params.seed}/{kind}/{attempt}"
         temperature = params.temperature if params.do_sample else 0.0
         if attempt and params.retry_temperature is not None:
@@ -124,7 +117,7 @@ class EndpointCaptioner:
                         ],
                     }
                 ],
-                max_tokens=params.max_new_tokens if kind == "long" else params.short_max_new_tokens,
+                max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=params.top_p,
                 seed=image_seed(image, label) & 0x7FFF_FFFF,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lotlip import params as settings
-from lotlip.captioning.captioner import Caption, FinishReason, Kind, failed, make_identity
+from lotlip.captioning.captioner import Asked, Caption, FinishReason, Kind, failed, make_identity
 from lotlip.captioning.checkpoints import Checkpoint, find_checkpoint
 from lotlip.captioning.costs import Costs, Lengths, image_costs
 from lotlip.captioning.prompts import check_prompt, render_prompt
@@ -30,8 +30,6 @@ def open_transformers(params: settings.TransformersCaptioner) -> "TransformersCa
         ModelError: the checkpoint's folder is missing or incomplete.
         ParamsError: a hub id without a commit, or a template without a place for the prompt.
     """
-    for prompt in filter(None, (params.prompt, params.short_prompt)):
-        check_prompt(prompt, params.template)
     return TransformersCaptioner(params, find_checkpoint(params.checkpoint, params.revision))
 
 
@@ -46,7 +44,7 @@ class Loaded:
     end_ids: frozenset[int]
 
 
-class TransformersCaptioner:
+class TransformersCaptioner(Asked):
     """A `Captioner` over AutoModelForImageTextToText and AutoProcessor.
 
     In float32 an image's caption does not depend on the other images of its batch, sampling included; in
@@ -54,6 +52,9 @@ class TransformersCaptioner:
     """
 
     def __init__(self, params: settings.TransformersCaptioner, checkpoint: Checkpoint) -> None:
+        super().__init__(params)
+        for prompt, _ in self.asked.values():
+            check_prompt(prompt, params.template)
         self._params = params
         self._checkpoint = checkpoint
         self._max_batch: int | None = None  # set when memory ran out
@@ -68,14 +69,6 @@ class TransformersCaptioner:
         chosen: dict[str, Any] = {name: getattr(self._params, name) for name in names}
         chosen["checkpoint"] = self._checkpoint.fingerprint
         return make_identity({"backend": "transformers", **chosen})
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        return ("long", "short") if self._params.short_prompt else ("long",)
-
-    @property
-    def retries(self) -> bool:
-        return self._params.retry_temperature is not None
 
     def prompt_length(self, size: tuple[int, int]) -> int:
         """Tokens that an image of (width, height) takes, where the processor can tell; else 0 for all."""
@@ -132,7 +125,7 @@ class TransformersCaptioner:
 
     @functools.cached_property
     def _loaded(self) -> Loaded:
-        return _load(self._params, self._checkpoint)
+        return _load(self._params, self._checkpoint, self.asked)
 
     def _caption_batch(self, images: "Sequence[Image]", kind: Kind, attempt: int, inputs: Any) -> list[Caption]:
         try:
@@ -174,16 +167,13 @@ def _halve(size: int) -> int:
     return size // 2
 
 
-def _load(params: settings.TransformersCaptioner, checkpoint: Checkpoint) -> Loaded:
+def _load(params: settings.TransformersCaptioner, checkpoint: Checkpoint, asked: dict[Kind, tuple[str, int]]) -> Loaded:
     import transformers
 
     processor, model = _open_checkpoint(checkpoint, params.dtype)
     model = _to_device(model.eval(), params.device)
     _prepare_padding(processor.tokenizer, model)
     end_ids = _end_ids(processor.tokenizer, model)
-    asked: dict[Kind, tuple[str, int]] = {"long": (params.prompt, params.max_new_tokens)}
-    if params.short_prompt:
-        asked["short"] = (params.short_prompt, params.short_max_new_tokens)
     generations: dict[Kind, Any] = {
         kind: transformers.GenerationConfig(
             max_new_tokens=max_new_tokens,

@@ -16,6 +16,7 @@ from lotlip.data.manifest import Manifest
 from lotlip.params import Executor, TransformersCaptioner
 from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
 from tests.captioning.tiny import build_tiny_llava
+from tests.cluster import ray_cluster
 
 ENCODED = [encode_png(image) for image in make_pictures(12)]
 
@@ -39,12 +40,8 @@ def open_mortal(params: TransformersCaptioner, folder: Path) -> Captioner:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, logging_level="error")
-    yield
-    ray.shutdown()
+    with ray_cluster():
+        yield
 
 
 def caption_all(images: Manifest, folder: Path, params: TransformersCaptioner, executor: Executor) -> dict[str, Any]:
