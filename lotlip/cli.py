@@ -126,7 +126,7 @@ def plan(
     """Measure a few batches of each captioner here; print speed, hours, storage, and the arithmetic beside them."""
     from lotlip.data.manifest import read_manifest
     from lotlip.params import entry, load_params
-    from lotlip.plan import make_plan, measure_captioner
+    from lotlip.plan import LABELS, make_plan, measure_captioner
 
     params = load_params()
     folder = shards or Path("data/images") / next(iter(params.sources))
@@ -140,7 +140,7 @@ def plan(
     if as_json:
         _print_json(plans)
     else:
-        _print_columns(f"{images:,} images like those of {folder} on {workers} workers like this one", plans)
+        _print_columns(f"{images:,} images like those of {folder} on {workers} workers like this one", plans, LABELS)
 
 
 @app.command()
@@ -273,7 +273,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_columns(title: str, columns: dict[str, dict[str, Any]]) -> None:
+def _print_columns(title: str, columns: dict[str, dict[str, Any]], labels: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -281,8 +281,8 @@ def _print_columns(title: str, columns: dict[str, dict[str, Any]]) -> None:
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
-    for key in dict.fromkeys(key for values in columns.values() for key in values):
-        table.add_row(key, *(_shown(values.get(key)) for values in columns.values()))
+    for key, label in labels.items():
+        table.add_row(label, *(_shown(values.get(key)) for values in columns.values()))
     Console().print(table)
 
 

@@ -18,6 +18,27 @@ from lotlip.data.manifest import Manifest
 from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
 
+LABELS = {
+    "device": "measured on",
+    "measured_images": "images measured",
+    "batch_size": "batch size",
+    "images_per_s": "images/s, one worker",
+    "tokens": "tokens a long text",
+    "hours": "hours",
+    "worker_hours": "worker-hours",
+    "gpu_hours": "GPU-hours",
+    "shards": "shards",
+    "image_gb": "GB of images",
+    "caption_gb": "GB of captions",
+    "gflops": "GFLOPs an image",
+    "vision_gflops": "  vision: 2 x weights x patches + attention",
+    "prefill_gflops": "  prefill: 2 x weights x prompt + attention",
+    "decode_gflops": "  decoding: 2 x weights x tokens + attention",
+    "step_mb": "MB a decoding step reads: weights + batch x cache",
+    "achieved_gflop_per_s": "GFLOP/s reached",
+    "achieved_gb_per_s": "GB/s reached in decoding, all time counted",
+}
+
 
 @dataclass(frozen=True)
 class Measured:

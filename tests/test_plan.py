@@ -7,7 +7,7 @@ import pytest
 from lotlip.captioning.costs import Costs
 from lotlip.data.manifest import File, Manifest, Shard
 from lotlip.errors import DataError
-from lotlip.plan import Measured, make_plan, measure_captioner
+from lotlip.plan import LABELS, Measured, make_plan, measure_captioner
 from tests.captioning.chat_server import running_chat_server
 from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
 from tests.captioning.test_endpoint import settings
@@ -53,5 +53,6 @@ def test_the_plan_by_hand() -> None:
     assert (plan["gflops"], plan["achieved_gflop_per_s"]) == (6.0, 30.0)
     assert plan["step_mb"] == 1100.0
     assert plan["achieved_gb_per_s"] == pytest.approx(55.0)  # 0.5 batches/s x 100 steps x 1.1 GB
+    assert set(LABELS) == set(plan) - {"images", "workers"}
     on_cpu = Measured(20, 4.0, 100.0, 200.0, 10, "cpu", None)
     assert make_plan(on_cpu, images, 3_600_000, 4, 0.0, 10_000)["gpu_hours"] == 0.0
