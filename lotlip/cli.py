@@ -93,9 +93,7 @@ def caption(
     captioner: Annotated[str, typer.Option(help="An entry of `captioners` in params.yaml.")],
 ) -> None:
     """Describe every image of a folder of shards at length; killed, it continues where it was."""
-    from functools import partial
-
-    from lotlip.captioning.backends import open_captioner
+    from lotlip.captioning.backends import captioner_opener
     from lotlip.captioning.shards import caption_shards
     from lotlip.data.manifest import read_manifest
     from lotlip.params import entry, load_params
@@ -105,11 +103,12 @@ def caption(
     report = caption_shards(
         [read_manifest(shards, "images")],
         out,
-        partial(open_captioner, settings),
+        captioner_opener(settings),
         batch_size=settings.batch_size,
         max_pixels=params.download.max_pixels,
         work=Path(".work/recaption") / captioner,
         executor=params.executor,
+        max_failed_share=settings.max_failed_share,
     )
     _print_json(report)
 

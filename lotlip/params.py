@@ -79,6 +79,7 @@ class CaptionerSettings(Section):
     short_prompt: str | None = None
     short_max_new_tokens: PositiveInt = 40
     batch_size: PositiveInt = 32
+    max_failed_share: Share = 0.2
     do_sample: bool = False
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -3,15 +3,15 @@
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lotlip import params as settings
 from lotlip.captioning.backends import open_captioner
 from lotlip.captioning.costs import Costs
-from lotlip.captioning.shards import caption_batch, feed
+from lotlip.captioning.shards import Batch, caption_batch, feed
 from lotlip.captioning.tables import Row, make_row, write_captions
 from lotlip.captioning.transformers_backend import TransformersCaptioner
 from lotlip.data.manifest import Manifest
@@ -65,27 +65,31 @@ def measure_captioner(params: settings.Captioner, images: Manifest, num_batches:
         ModelError: the captioner cannot be loaded, or its server is away.
     """
     captioner = open_captioner(params)
-    shard = max(images.shards, key=lambda one: one.num_samples)
     size = params.batch_size
-    rows: list[Row] = []
+    shard = max(images.shards, key=lambda one: one.num_samples, default=None)
+    if shard is None or shard.num_samples <= size:
+        raise DataError(
+            f"{images.folder}: its largest shard has {shard.num_samples if shard else 0} images, no more than one "
+            f"batch of {size} to warm up with: give a folder with larger shards, or set a smaller batch_size."
+        )
     with ShardReader(images.path(shard, "tar"), shard.files["tar"].sha256) as reader:
-        todo = list(enumerate(reader.keys))[: size * (1 + num_batches)]
-        if len(todo) <= size:
-            raise DataError(
-                f"{images.folder}: shard {shard.name} has {len(todo)} images, no more than one batch of {size} to warm "
-                "up with: give a folder with larger shards, or set a smaller batch_size."
-            )
-        batches = feed(reader, todo, captioner, size, max_pixels)
-        for batch in islice(batches, 1):
-            pictures = batch.images
-            for kind in captioner.kinds:
-                caption_batch(captioner, batch, kind)
+        samples = list(enumerate(reader.keys))[: size * (1 + num_batches)]
+
+        def work(todo: list[tuple[int, str]]) -> Iterator[tuple[Batch, list[Row]]]:
+            for batch in feed(reader, todo, captioner, size, max_pixels):
+                written = {kind: caption_batch(captioner, batch, kind) for kind in captioner.kinds}
+                yield (
+                    batch,
+                    [
+                        make_row(key, kind, written[kind][at], captioner.identity)
+                        for at, (_, key) in enumerate(batch.samples)
+                        for kind in captioner.kinds
+                    ],
+                )
+
+        pictures = [image for batch, _ in work(samples[:size]) for image in batch.images]
         started = time.monotonic()
-        for batch in batches:
-            for kind in captioner.kinds:
-                written = caption_batch(captioner, batch, kind)
-                keys = [key for _, key in batch.samples]
-                rows += [make_row(key, kind, one, captioner.identity) for key, one in zip(keys, written, strict=True)]
+        rows = [row for _, rows in work(samples[size:]) for row in rows]
         seconds = time.monotonic() - started
     longs = [row["num_tokens"] for row in rows if row["kind"] == "long" and row["num_tokens"] is not None]
     tokens = sum(longs) / len(longs) if longs else None
@@ -97,7 +101,7 @@ def measure_captioner(params: settings.Captioner, images: Manifest, num_batches:
     if isinstance(captioner, TransformersCaptioner):
         device = captioner.device
         costs = captioner.costs(pictures[0], tokens or 0.0) if pictures else None
-    return Measured(len(todo) - size, seconds, tokens, caption_bytes, size, device, costs)
+    return Measured(len(samples) - size, seconds, tokens, caption_bytes, size, device, costs)
 
 
 def make_plan(
@@ -124,7 +128,7 @@ def make_plan(
         "tokens": measured.tokens,
         "hours": hours,
         "worker_hours": hours * workers,
-        "gpu_hours": hours * workers * max(gpus_a_worker, 1.0) if on_gpu else 0.0,
+        "gpu_hours": hours * workers * (gpus_a_worker or 1.0) if on_gpu else 0.0,
         "shards": math.ceil(num_images / shard_size),
         "image_gb": num_images * tar_bytes / images.num_samples / 1e9,
         "caption_gb": num_images * measured.caption_bytes / 1e9,

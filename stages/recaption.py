@@ -1,9 +1,8 @@
 """Caption every image shard: data/images -> data/captions/<captioner> (DVC stage `recaption@<captioner>`)."""
 
-from functools import partial
 from pathlib import Path
 
-from lotlip.captioning.backends import open_captioner
+from lotlip.captioning.backends import captioner_opener
 from lotlip.captioning.shards import caption_shards
 from lotlip.data.manifest import read_manifest
 from lotlip.params import entry, load_params
@@ -18,11 +17,12 @@ def main(name: str) -> None:
     report = caption_shards(
         [read_manifest(Path("data/images") / source, "images") for source in params.sources],
         Path("data/captions") / name,
-        partial(open_captioner, settings),
+        captioner_opener(settings),
         batch_size=settings.batch_size,
         max_pixels=params.download.max_pixels,
         work=Path(".work/recaption") / name,
         executor=params.executor,
+        max_failed_share=settings.max_failed_share,
     )
     write_json(Path("reports/recaption") / f"{name}.json", report)
 

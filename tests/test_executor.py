@@ -2,14 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lotlip.errors import DataError, ExecutorError
-from lotlip.executor import run_tasks
+from lotlip.errors import DataError, ExecutorError, ModelError
+from lotlip.executor import _shares, run_tasks
 from lotlip.params import Executor
 from tests.cluster import ray_cluster
 
@@ -63,8 +65,68 @@ def test_one_local_worker_works_here(tmp_path: Path) -> None:
     assert [path.name.split("-")[1] for path in tmp_path.glob("opened-*")] == [str(os.getpid())]
 
 
-def test_no_task_opens_no_worker(tmp_path: Path) -> None:
+def test_nothing_to_do(tmp_path: Path) -> None:
     assert list(run_tasks([], OpenWorker(tmp_path), settings("local"))) == []
+
+
+def open_nothing() -> Callable[[int], int]:
+    raise ModelError("the checkpoint is missing")
+
+
+def test_what_opening_a_worker_raises_is_no_death(kind: str) -> None:
+    with pytest.raises(ModelError, match="the checkpoint is missing"):
+        list(run_tasks([1, 2], open_nothing, settings(kind)))
+
+
+def test_an_error_does_not_wait_for_the_other_tasks(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(DataError):
+        list(run_tasks([600, -1], OpenSleeper(), settings("local")))
+    assert time.monotonic() - started < 300
+
+
+class OpenSleeper:
+    def __call__(self) -> Callable[[int], None]:
+        def work(task: int) -> None:
+            if task < 0:
+                raise DataError(f"{task} is negative")
+            time.sleep(task)
+
+        return work
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom tests.test_executor import *\n"
+        "if __name__ == '__main__':\n    list(run_tasks([600] * 4, OpenNoting(Path(sys.argv[1])), settings('local')))\n"
+    )
+    (tmp_path / "parent.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 60
+    while len(workers := list(tmp_path.glob("worker-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(Path(f"/proc/{path.name.split('-')[1]}").exists() for path in workers):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.05)
+
+
+class OpenNoting:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Callable[[int], None]:
+        (self.folder / f"worker-{os.getpid()}").touch()
+        return time.sleep
+
+
+@pytest.mark.server
+def test_a_cluster_with_room_for_fewer_workers_than_asked_for(cluster: None, tmp_path: Path) -> None:
+    results = list(run_tasks(range(5), OpenWorker(tmp_path), settings("ray", workers=4)))
+    assert sorted(results) == [(i, i * i) for i in range(5)]
 
 
 def test_a_killed_worker_is_replaced(kind: str, tmp_path: Path) -> None:
@@ -87,6 +149,9 @@ def test_gpus_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     seen = [value for _, value in run_tasks([0, 1, 2, 3], SeenGpus(), settings("local", num_gpus=1.0))]
     assert set(seen) <= {"4", "5"}
+    assert _shares(settings("local", workers=4, num_gpus=0.5)) == ["4", "4", "5", "5"]
+    assert _shares(settings("local", workers=2, num_gpus=0.7)) == ["4", "5"]
+    assert _shares(settings("local", workers=1, num_gpus=2.0)) == ["4,5"]
     with pytest.raises(ExecutorError, match="3 workers x 1 GPUs need 3, CUDA_VISIBLE_DEVICES lists 2"):
         list(run_tasks([0, 1, 2], SeenGpus(), settings("local", workers=3, num_gpus=1.0)))
 

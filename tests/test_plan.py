@@ -26,8 +26,10 @@ def test_a_few_batches_are_measured(tmp_path: Path) -> None:
     assert 0 <= measured.tokens <= 12
     assert measured.costs is not None
     assert measured.caption_bytes > 50
-    with pytest.raises(DataError, match="has 9 images, no more than one batch of 9"):
+    with pytest.raises(DataError, match="largest shard has 9 images, no more than one batch of 9"):
         measure_captioner(params.model_copy(update={"batch_size": 9}), images, 1, MAX_PIXELS)
+    with pytest.raises(DataError, match="largest shard has 0 images"):
+        measure_captioner(params, Manifest(tmp_path, "images", ()), 1, MAX_PIXELS)
 
 
 def test_an_endpoint_is_measured_without_arithmetic(tmp_path: Path) -> None:
@@ -54,5 +56,6 @@ def test_the_plan_by_hand() -> None:
     assert plan["step_mb"] == 1100.0
     assert plan["achieved_gb_per_s"] == pytest.approx(55.0)  # 0.5 batches/s x 100 steps x 1.1 GB
     assert set(LABELS) == set(plan) - {"images", "workers"}
+    assert make_plan(measured, images, 3_600_000, 4, 0.5, 10_000)["gpu_hours"] == 100.0
     on_cpu = Measured(20, 4.0, 100.0, 200.0, 10, "cpu", None)
     assert make_plan(on_cpu, images, 3_600_000, 4, 0.0, 10_000)["gpu_hours"] == 0.0

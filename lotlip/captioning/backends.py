@@ -1,5 +1,9 @@
 """From a captioner's settings to the captioner."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 from lotlip import params as settings
 from lotlip.captioning.captioner import Captioner
 from lotlip.captioning.endpoint_backend import EndpointCaptioner
@@ -16,3 +20,15 @@ def open_captioner(params: settings.Captioner) -> Captioner:
     if isinstance(params, settings.EndpointCaptioner):
         return EndpointCaptioner(params)
     return open_transformers(params)
+
+
+def captioner_opener(params: settings.Captioner) -> Callable[[], Captioner]:
+    """What opens the captioner in any process of this or another machine that sees the same folders.
+
+    Raises:
+        ModelError, ParamsError: as `open_captioner`, which is tried here once: opening is cheap.
+    """
+    if isinstance(params, settings.TransformersCaptioner) and Path(params.checkpoint).is_dir():
+        params = params.model_copy(update={"checkpoint": str(Path(params.checkpoint).absolute())})
+    open_captioner(params)
+    return partial(open_captioner, params)

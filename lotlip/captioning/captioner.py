@@ -39,8 +39,9 @@ class Caption:
 class Captioner(Protocol):
     """Anything that captions images.
 
-    `identity` is 16 hex digits: a key of all that determines captions. Equal identities give equal
-    captions for equal images, however the images are batched. `kinds` are those that it writes for every
+    `identity` is 16 hex digits: a key of all that determines captions. Equal identities give equal captions for equal
+    images, however they are batched; in half precision and on servers up to near-ties between two tokens. `kinds` are
+    those that it writes for every
     image; `retries` says whether an attempt after the first is another draw.
     """
 
@@ -87,8 +88,18 @@ class Asked:
 
 
 def failed(reason: str) -> Caption:
-    """The record of an image without a caption."""
+    """The record of an image without a caption; what stands before a colon is the class of the failure."""
     return Caption("", 0, "error", reason)
+
+
+EMPTY = "empty generation"
+# Failures of a server or of memory, not of the image: a later run tries these images again.
+PASSING = ("HTTP ", "no answer", "no connection", "senseless answer", "out of memory")
+
+
+def is_passing(failure: str | None) -> bool:
+    """Whether a failure may be gone the next time."""
+    return failure is not None and failure.startswith(PASSING)
 
 
 def make_identity(settings: dict[str, Any]) -> str:

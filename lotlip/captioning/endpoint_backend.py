@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lotlip import params as settings
-from lotlip.captioning.captioner import Asked, Caption, Kind, failed, make_identity
+from lotlip.captioning.captioner import EMPTY, Asked, Caption, Kind, failed, is_passing, make_identity
 from lotlip.captioning.prompts import check_prompt
 from lotlip.captioning.sampling import image_seed
 from lotlip.errors import ModelError, ParamsError
@@ -46,7 +46,8 @@ class EndpointCaptioner(Asked):
         """Key of the served model, prompts, generation and code; not of the address."""
         names = ["model", "revision", "prompt", "max_new_tokens", "do_sample", "retry_temperature", "seed"]
         names += ["short_prompt", "short_max_new_tokens"] if self._params.short_prompt else []
-        names += ["temperature", "top_p"] if self._params.do_sample else []
+        names += ["temperature"] if self._params.do_sample else []
+        names += ["top_p"] if self._params.do_sample or self.retries else []
         return make_identity({"backend": "endpoint", **{name: getattr(self._params, name) for name in names}})
 
     def prompt_length(self, size: tuple[int, int]) -> int:
@@ -92,7 +93,7 @@ class EndpointCaptioner(Asked):
                 return await self._ask(image, url, kind, attempt)
 
         captions = await asyncio.gather(*(one(image, url) for image, url in zip(images, urls, strict=True)))
-        if any((caption.failure or "").startswith("endpoint: ") for caption in captions):
+        if any(is_passing(caption.failure) for caption in captions):
             await self._check_server()  # was it these images, or is the server gone?
         return captions
 
@@ -126,13 +127,13 @@ class EndpointCaptioner(Asked):
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ModelError(f"{params.url} refuses model {params.model!r} ({_say(error)}): {_REMEDY}") from None
         except openai.APIStatusError as error:
-            return failed(f"endpoint: HTTP {error.status_code}")
+            return failed(f"HTTP {error.status_code}: {_say(error)}")
         except openai.APITimeoutError:
-            return failed(f"endpoint: no answer in {params.timeout_s:g} s")
-        except openai.APIConnectionError:
-            return failed("endpoint: no connection")
+            return failed(f"no answer: within {params.timeout_s:g} s")
+        except openai.APIConnectionError as error:
+            return failed(f"no connection: {_say(error)}")
         except (openai.OpenAIError, ValueError):  # neither JSON nor UTF-8
-            return failed("endpoint: the answer is no JSON")
+            return failed("senseless answer: no JSON")
         return _read(answer)
 
     async def _check_server(self) -> None:
@@ -162,11 +163,12 @@ def _read(answer: Any) -> Caption:
         choice = answer.choices[0]
         text, finish = choice.message.content, choice.finish_reason
     except (AttributeError, IndexError, TypeError):
-        return failed("endpoint: the answer holds no message")
+        return failed("senseless answer: no message")
     if finish not in ("stop", "length"):
-        return failed(f"endpoint: finish reason {finish!r}")
+        return failed(f"finish reason: {finish!r}")
     if not isinstance(text, str) or not text.strip():
-        return failed("empty generation")
+        return failed(EMPTY)
+    text = text.encode("utf-8", "replace").decode()  # JSON may hold halves of characters, parquet may not
     num_tokens = getattr(answer.usage, "completion_tokens", None)
     return Caption(text.strip(), num_tokens if isinstance(num_tokens, int) else None, finish)
 

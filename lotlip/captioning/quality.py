@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lotlip.captioning.captioner import Caption, Captioner, Kind
+from lotlip.captioning.captioner import EMPTY, Caption, Captioner, Kind
 from lotlip.data.tables import CAPTION_REASONS
 from lotlip.text.subcaptions import split_sub_captions
 
@@ -26,7 +26,7 @@ _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’»)\]]*\s*$")
 _REFUSAL = re.compile(
     r"\b(i'm|i am|we're|we are) (sorry|afraid)\b|\bsorry, (but )?i\b"
     r"|\b(i|we) (cannot|can't|can not|could not|couldn't|won't|do not|don't) "
-    r"(see|view|describe|provide|identify|determine|access|help|assist|have)\b"
+    r"(see|view|describe|provide|identify|determine|access|help|assist)\b"
     r"|\bas an? (ai|language model|assistant)\b"
     r"|\bunable to (see|view|describe|process|provide|identify)\b"
     r"|\bno image (was|is|has been) (provided|attached|given)\b",
@@ -44,20 +44,26 @@ class Written:
 
 
 def write_checked(captioner: Captioner, images: "Sequence[Image]", kind: Kind, prepared: Any = None) -> list[Written]:
-    """Caption images, and once more those whose captions break a rule that another draw may mend.
+    """Caption images, and once more those whose captions are empty or break a rule that another draw may mend.
 
     The second caption is kept if it breaks fewer rules than the first.
     """
-    first = [Written(caption, find_reasons(caption)) for caption in captioner.caption(images, kind, prepared=prepared)]
-    again = [i for i, each in enumerate(first) if FIXABLE.intersection(each.reasons)] if captioner.retries else []
+    written = [
+        Written(caption, find_reasons(caption)) for caption in captioner.caption(images, kind, prepared=prepared)
+    ]
+    again = [i for i, each in enumerate(written) if _may_be_mended(each)] if captioner.retries else []
     if not again:
-        return first
+        return written
     drawn = captioner.caption([images[i] for i in again], kind, attempt=1)
     for i, caption in zip(again, drawn, strict=True):
-        reasons = find_reasons(caption)
-        better = caption.failure is None and len(reasons) < len(first[i].reasons)
-        first[i] = Written(caption, reasons, 2) if better else Written(first[i].caption, first[i].reasons, 2)
-    return first
+        first, second = written[i], Written(caption, find_reasons(caption), 2)
+        is_better = caption.failure is None and (first.caption.failure or len(second.reasons) < len(first.reasons))
+        written[i] = second if is_better else Written(first.caption, first.reasons, 2)
+    return written
+
+
+def _may_be_mended(written: Written) -> bool:
+    return written.caption.failure == EMPTY or bool(FIXABLE.intersection(written.reasons))
 
 
 def is_truncated(caption: Caption) -> bool:
@@ -75,7 +81,7 @@ def is_repetitive(caption: Caption) -> bool:
 
 def is_refusal(caption: Caption) -> bool:
     """It speaks of what it cannot do instead of the image."""
-    return _REFUSAL.search(caption.text) is not None
+    return _REFUSAL.search(caption.text.replace("’", "'")) is not None
 
 
 def is_foreign(caption: Caption) -> bool:

@@ -1,5 +1,6 @@
 """What a captioner wrote, in numbers that are the same on every machine."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +11,7 @@ from lotlip.text.subcaptions import split_sub_captions
 
 
 def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
-    """Counts and means over caption rows; all but `short_captions` are about the long ones.
+    """Counts and means over caption rows; all but `short_captions` and `short_failed` are about the long ones.
 
     Returns:
         `requested`, `captioned`, `failed` (they add up), `failures` (count by kind of reason: its text up to
@@ -23,19 +24,22 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
         DataError: the rows are not as many as requested.
     """
     failures: Counter[str] = Counter()
-    texts: Counter[str] = Counter()
+    texts: set[bytes] = set()
     reasons: Counter[str] = Counter()
-    tokens: list[int] = []
-    sub_captions = characters = truncated = retried = mended = shorts = 0
+    sub_captions = characters = truncated = retried = mended = shorts = failed_shorts = 0
+    captioned = counted = tokens = 0
     for row in rows:
         if row["kind"] == "short":
             shorts += row["failure"] is None
+            failed_shorts += row["failure"] is not None
             continue
         if row["failure"] is not None:
             failures[row["failure"].split(":")[0]] += 1
             continue
-        texts[row["text"]] += 1
-        tokens += [] if row["num_tokens"] is None else [row["num_tokens"]]
+        captioned += 1
+        texts.add(hashlib.sha256(row["text"].encode()).digest()[:16])
+        counted += row["num_tokens"] is not None
+        tokens += row["num_tokens"] or 0
         sub_captions += len(split_sub_captions(row["text"]))
         characters += len(row["text"])
         truncated += row["finish_reason"] == "length"
@@ -43,7 +47,7 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
         reasons.update(found)
         retried += row["attempts"] > 1
         mended += row["attempts"] > 1 and not found
-    captioned, failed = texts.total(), failures.total()
+    failed = failures.total()
     if captioned + failed != requested:
         raise DataError(
             f"{captioned} captioned and {failed} failed images do not add up to the {requested} requested: "
@@ -59,7 +63,8 @@ def caption_report(rows: Iterable[Row], requested: int) -> dict[str, Any]:
         "retried": retried,
         "mended": mended,
         "short_captions": shorts,
-        "mean_tokens": _mean(sum(tokens), len(tokens)),
+        "short_failed": failed_shorts,
+        "mean_tokens": _mean(tokens, counted),
         "mean_sub_captions": _mean(sub_captions, captioned),
         "mean_characters": _mean(characters, captioned),
         "distinct_share": _mean(len(texts), captioned),

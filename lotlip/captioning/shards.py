@@ -5,6 +5,7 @@ A shard's captions are a pure function of (tar, captioner), and are cached under
 Killed anywhere, the next run reads the finished batches and goes on; its bytes equal an uninterrupted run's.
 """
 
+import io
 import os
 import shutil
 import time
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lotlip.captioning.captioner import Captioner, Kind, failed
+from lotlip.captioning.captioner import Captioner, Kind, failed, is_passing
 from lotlip.captioning.quality import Written, write_checked
 from lotlip.captioning.report import caption_report
 from lotlip.captioning.tables import Row, count_rows, make_row, read_captions, write_captions
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader
-from lotlip.errors import DataError
+from lotlip.errors import CeilingError, DataError
 from lotlip.executor import run_tasks
 from lotlip.params import Executor
 from lotlip.records import content_key, disk_errors, locked, publish_folder, read_json, write_json
@@ -71,6 +72,7 @@ def caption_shards(
     max_pixels: int,
     work: Path,
     executor: Executor = HERE,
+    max_failed_share: float = 1.0,
 ) -> dict[str, Any]:
     """Caption every image of the manifests and publish the sidecars as the folder `out`.
 
@@ -82,6 +84,7 @@ def caption_shards(
         max_pixels: a larger image is recorded as failed and never decoded.
         work: where finished batches and shards are kept between runs; on a cluster, a folder that all machines see.
         executor: where shards are captioned; the captions do not depend on it.
+        max_failed_share: with more failed images nothing is published.
 
     Returns:
         The report's numbers (see `caption_report`).
@@ -91,6 +94,8 @@ def caption_shards(
             `work`.
         ModelError: the captioner cannot be loaded, or its server is away.
         ExecutorError: workers cannot be started, or die again and again.
+        CeilingError: more images failed than `max_failed_share` allows. What failed for a reason that may pass (a
+            server's answer, memory) is tried again by the next run, in any case.
     """
     tasks = [_task(manifest, shard, max_pixels) for manifest in images for shard in manifest.shards]
     if len({task.name for task in tasks}) != len(tasks):
@@ -106,8 +111,10 @@ def caption_shards(
             rate = now / max(time.monotonic() - started, 1e-9)
             print(f"captioned {done}/{requested} images, {now} in this run at {rate:.1f} images/s{share}", flush=True)
         finished = [(task, tables[i]) for i, task in enumerate(tasks)]
+        report = caption_report((row for _, table in finished for row in read_captions(table)), requested)
+        _check_ceiling(report, max_failed_share)
         _publish(finished, out)
-        return caption_report((row for _, table in finished for row in read_captions(table)), requested)
+        return report
 
 
 @dataclass(frozen=True)
@@ -127,14 +134,15 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
     """Caption one shard into a table inside `work`, going on where an earlier run was stopped."""
     folder = work / content_key([task.sha256, captioner.identity, task.max_pixels])[:20]
     table = folder / "captions.parquet"
-    if table.is_file():
+    rows = _finished(read_captions(table)) if table.is_file() else {}
+    if table.is_file() and len(rows) == count_rows(table):
         return ShardResult(table, 0, None)
     with ShardReader(task.tar, task.sha256) as reader:
         keys = reader.keys
         if len(keys) != task.num_samples:
             raise DataError(f"{task.tar} has {len(keys)} samples, its manifest says {task.num_samples}.")
-        rows = _read_batches(folder)
-        todo = [(i, key) for i, key in enumerate(keys) if (key, "long") not in rows]
+        rows |= _finished([row for path in sorted(folder.glob("batch-*.json")) for row in read_json(path)])
+        todo = [(i, key) for i, key in enumerate(keys) if any((key, kind) not in rows for kind in captioner.kinds)]
         progress = _Progress(task, len(todo))
         for batch in feed(reader, todo, captioner, batch_size, task.max_pixels):
             with progress.model_at_work():
@@ -149,7 +157,7 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
             rows.update(((row["key"], row["kind"]), row) for row in new)
             progress.add(len(batch.samples))
     write_captions(table, [rows[key, kind] for key in keys for kind in captioner.kinds])
-    for pattern in ("batch-*.json", ".batch-*.tmp"):  # a killed run leaves temporary files
+    for pattern in ("batch-*.json", ".*.tmp"):  # a killed run leaves temporary files
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
     return ShardResult(table, len(todo), progress.model_share)
@@ -161,10 +169,20 @@ def _task(manifest: Manifest, shard: Shard, max_pixels: int) -> ShardTask:
     return ShardTask(shard.name, path, tar.sha256, shard.num_samples, max_pixels)
 
 
-def _read_batches(folder: Path) -> dict[tuple[str, str], Row]:
-    """Rows of the batches that an earlier run finished, by key and kind."""
-    rows = [row for path in sorted(folder.glob("batch-*.json")) for row in read_json(path)]
-    return {(row["key"], row["kind"]): row for row in rows}
+def _finished(rows: list[Row]) -> dict[tuple[str, str], Row]:
+    """Rows of an earlier run by key and kind, without those that failed for a reason that may have passed."""
+    return {(row["key"], row["kind"]): row for row in rows if not is_passing(row["failure"])}
+
+
+def _check_ceiling(report: dict[str, Any], max_failed_share: float) -> None:
+    share = report["failed"] / max(report["requested"], 1)
+    if share > max_failed_share:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in report["failures"].items())
+        raise CeilingError(
+            f"{report['failed']} of {report['requested']} images have no caption ({share:.1%}); max_failed_share of "
+            f"the captioner allows {max_failed_share:.1%}. Reasons: {reasons}. Mend the cause, or raise the ceiling, "
+            "and run again: failures that may pass are tried again, finished captions are kept."
+        )
 
 
 @dataclass(frozen=True)
@@ -183,28 +201,37 @@ class Batch:
 def feed(
     reader: ShardReader, todo: list[tuple[int, str]], captioner: Captioner, batch_size: int, max_pixels: int
 ) -> Iterator[Batch]:
-    """Batches of images whose prompts are about equally long, decoded and prepared in threads while the model works."""
-    size = WINDOW * batch_size
-    windows = [todo[at : at + size] for at in range(0, len(todo), size)]
+    """Batches of images whose prompts are about equally long, decoded and prepared in threads while the model works.
 
-    def decode_all(pool: ThreadPoolExecutor) -> Iterator[list[tuple[tuple[int, str], "Image | str"]]]:
-        for window in windows:
-            encoded = [_read(reader, key) for _, key in window]
-            yield list(zip(window, pool.map(lambda data: _decode(data, max_pixels), encoded), strict=True))
+    The sizes of WINDOW batches are read from the images' headers; only the next few batches are decoded.
+    """
 
     def prepare_all(pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        for window in _ahead(decode_all(pool), 1):
-            lengths = [0 if isinstance(image, str) else captioner.prompt_length(image.size) for _, image in window]
-            order = sorted(range(len(window)), key=lengths.__getitem__)
+        for start in range(0, len(todo), WINDOW * batch_size):
+            window = todo[start : start + WINDOW * batch_size]
+            encoded = {key: _read(reader, key) for _, key in window}
+            order = sorted(window, key=lambda sample: _prompt_length(captioner, encoded[sample[1]]))
             for at in range(0, len(order), batch_size):
-                chosen = [window[i] for i in order[at : at + batch_size]]
-                batch = Batch([sample for sample, _ in chosen], [image for _, image in chosen], {})
+                samples = order[at : at + batch_size]
+                decoded = list(pool.map(lambda sample: _decode(encoded[sample[1]], max_pixels), samples))  # noqa: B023
+                batch = Batch(samples, decoded, {})
                 for kind in captioner.kinds if batch.images else ():
                     batch.prepared[kind] = captioner.prepare(batch.images, kind)
                 yield batch
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from _ahead(prepare_all(pool), AHEAD)
+
+
+def _prompt_length(captioner: Captioner, data: bytes | None) -> int:
+    """0 for what is no image: decoding says so."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data or b"")) as image:
+            return captioner.prompt_length(image.size)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return 0
 
 
 def _ahead(items: Iterator[T], depth: int) -> Iterator[T]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lotlip import params as settings
-from lotlip.captioning.captioner import Asked, Caption, FinishReason, Kind, failed, make_identity
+from lotlip.captioning.captioner import EMPTY, Asked, Caption, FinishReason, Kind, failed, make_identity
 from lotlip.captioning.checkpoints import Checkpoint, find_checkpoint
 from lotlip.captioning.costs import Costs, Lengths, image_costs
 from lotlip.captioning.prompts import check_prompt, render_prompt
@@ -64,8 +64,8 @@ class TransformersCaptioner(Asked):
         """Key of checkpoint, prompt, template, generation, dtype and code; not of device and batch size."""
         names = ["prompt", "template", "dtype", "max_new_tokens", "do_sample", "retry_temperature"]
         names += ["short_prompt", "short_max_new_tokens"] if self._params.short_prompt else []
-        names += ["temperature", "top_p"] if self._params.do_sample else []
-        names += ["seed"] if self._params.do_sample or self.retries else []
+        names += ["temperature"] if self._params.do_sample else []
+        names += ["seed", "top_p"] if self._params.do_sample or self.retries else []
         chosen: dict[str, Any] = {name: getattr(self._params, name) for name in names}
         chosen["checkpoint"] = self._checkpoint.fingerprint
         return make_identity({"backend": "transformers", **chosen})
@@ -73,7 +73,10 @@ class TransformersCaptioner(Asked):
     def prompt_length(self, size: tuple[int, int]) -> int:
         """Tokens that an image of (width, height) takes, where the processor can tell; else 0 for all."""
         count = getattr(self._loaded.processor, "_get_num_multimodal_tokens", None)
-        return int(count(image_sizes=[size[::-1]])["num_image_tokens"][0]) if count is not None else 0
+        try:
+            return int(count(image_sizes=[size[::-1]])["num_image_tokens"][0]) if count is not None else 0
+        except _REFUSALS:
+            return 0  # `caption` will say what is wrong with this image
 
     def prepare(self, images: "Sequence[Image]", kind: Kind) -> Any:
         """The processor's output for a batch; None where it refuses an image (`caption` then finds which)."""
@@ -104,7 +107,7 @@ class TransformersCaptioner(Asked):
                 continue
             except torch.cuda.OutOfMemoryError:
                 pass  # leave the handler first: the traceback keeps the batch's tensors alive
-            prepared = inputs = None  # the GPU's copy goes, too
+            prepared = inputs = None
             size = self._max_batch = _halve(len(batch))
             torch.cuda.empty_cache()
             print(f"GPU memory is full with {len(batch)} images: going on with {size}", flush=True)
@@ -115,10 +118,12 @@ class TransformersCaptioner(Asked):
         """Where the model is."""
         return str(self._loaded.model.device)
 
-    def costs(self, image: "Image", num_new_tokens: float) -> Costs:
-        """What such an image and a long text of so many tokens cost by arithmetic."""
+    def costs(self, image: "Image", num_new_tokens: float) -> Costs | None:
+        """What such an image and a long text of so many tokens cost; None for a tower without a fixed image size."""
         inputs = _process(self._loaded, [image], "long")
         vision, pixels = self._loaded.model.config.vision_config, inputs["pixel_values"]
+        if not hasattr(vision, "image_size"):
+            return None
         patches = (vision.image_size // vision.patch_size) ** 2 + 1
         tiles = pixels.numel() // (3 * vision.image_size**2)
         return image_costs(self._loaded.model, Lengths(patches, tiles, inputs["input_ids"].shape[1], num_new_tokens))
@@ -133,6 +138,8 @@ class TransformersCaptioner(Asked):
         except _REFUSALS as error:
             if len(images) > 1:  # find the image it is about
                 return [caption for image in images for caption in self._caption_batch([image], kind, attempt, None)]
+            if isinstance(error, MemoryError):
+                return [failed("out of memory: in the processor")]
             return [failed(f"processor: {error or type(error).__name__}")]
         rows = _generate(self._loaded, inputs, kind, self._samplers(images, kind, attempt))
         return [self._read(row) for row in rows]
@@ -155,7 +162,7 @@ class TransformersCaptioner(Asked):
         finish_reason: FinishReason = "length" if end is None else "stop"
         text = self._loaded.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         text = text.replace(str(getattr(self._loaded.processor, "image_token", "<image>")), "").strip()
-        return Caption(text, len(tokens), finish_reason) if text else failed("empty generation")
+        return Caption(text, len(tokens), finish_reason) if text else failed(EMPTY)
 
 
 def _halve(size: int) -> int:
@@ -311,8 +318,10 @@ def _process(loaded: Loaded, images: "Sequence[Image]", kind: Kind) -> Any:
 def _generate(loaded: Loaded, inputs: Any, kind: Kind, samplers: list[Any]) -> list[list[int]]:
     """Generated ids without the prompt, one list a row; after an end token comes padding."""
     import torch
+    from transformers import BatchFeature
 
-    inputs = inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+    # A copy: what waits in `inputs` stays in this machine's memory, and the GPU's is free after the call.
+    inputs = BatchFeature(dict(inputs)).to(loaded.model.device, dtype=loaded.model.dtype)
     with torch.inference_mode():
         ids = loaded.model.generate(**inputs, generation_config=loaded.generations[kind], logits_processor=samplers)
     prompt = inputs["input_ids"]

@@ -16,6 +16,7 @@ from lotlip.data.tables import read_table
 from lotlip.errors import DataError
 
 IIW_SPLITS = {"DOCCI_Test": "docci", "IIW-400": "docci_aar", "DCI_Test": "dci"}  # and their folders of images
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 TEXTS_AN_IMAGE = 5  # of MSCOCO and Flickr30k; a few images of MSCOCO have more, which nobody scores
 
 
@@ -43,7 +44,8 @@ def read_layout(name: str, path: Path) -> Iterator[Entry]:
 def _manifest(path: Path) -> Iterator[Entry]:
     """Raw captions of an image folder, long texts of a captions folder; failed ones are left out, images are not."""
     folder = path.parent if path.name == "manifest.json" else path
-    kind = _json(folder / "manifest.json").get("kind")
+    record = _json(folder / "manifest.json")
+    kind = record.get("kind") if isinstance(record, dict) else None
     if kind not in ("images", "captions"):
         raise DataError(f"{folder}/manifest.json is of kind {kind!r}; expected 'images' or 'captions'.")
     manifest = read_manifest(folder, kind)
@@ -76,7 +78,7 @@ def _iiw(path: Path) -> Iterator[Entry]:
     for split, file in splits.items():
         for where, row in _lines(file):
             image = _text(row, "image" if "image" in row else "image/key", where)
-            name = image if Path(image).suffix else f"{image}.jpg"
+            name = image if image.lower().endswith(IMAGE_ENDINGS) else f"{image}.jpg"
             yield Entry(f"{IIW_SPLITS.get(split, split)}/{name}", (_text(row, "IIW", where),))
 
 
@@ -112,8 +114,11 @@ def _urban1k(path: Path) -> Iterator[Entry]:
     if not files:
         raise DataError(f"{path}/caption holds no .txt file: expected image/<id>.jpg and caption/<id>.txt.")
     for file in files:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        yield Entry(f"image/{file.stem}.jpg", tuple(lines[:1]))
+        try:
+            first = file.read_bytes().split(b"\n", 1)[0].decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not UTF-8 ({error}).") from None
+        yield Entry(f"image/{file.stem}.jpg", (first,) if first else ())
 
 
 def _karpathy(default: str) -> Callable[[Path], Iterator[Entry]]:

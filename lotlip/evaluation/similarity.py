@@ -1,13 +1,15 @@
-"""How alike images and captions are under a named image-text model that has no part in the captions or the training."""
+"""How alike images and captions are under a named image-text model that these captions do not train."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lotlip.captioning.checkpoints import COMMIT
 from lotlip.errors import ModelError
 from lotlip.evaluation.evaluate import open_encoder
 from lotlip.model.devices import open_device
@@ -44,21 +46,29 @@ class _TransformersEncoder:
         import transformers
 
         name, local = settings.checkpoint, Path(settings.checkpoint).is_dir()
-        if not local and settings.revision is None:
+        if not local and (settings.revision is None or not COMMIT.match(settings.revision)):
             raise ModelError(
-                f"quality.similarity.checkpoint: {name} is no folder here; a hub id needs its commit as revision."
+                f"quality.similarity.checkpoint: {name} is no folder here; a hub id needs its commit, 40 digits, as "
+                f"revision, which is {settings.revision!r}."
             )
         where: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": False, "local_files_only": local}
         try:
-            self._model = transformers.AutoModel.from_pretrained(name, use_safetensors=True, **where)
+            self._model, info = transformers.AutoModel.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where
+            )
             self._processor = transformers.AutoProcessor.from_pretrained(name, **where)
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(f"quality.similarity.checkpoint: {name} cannot be opened ({reason}).") from error
         if not hasattr(self._model, "get_text_features"):
             raise ModelError(
                 f"quality.similarity.checkpoint: {name} is a {type(self._model).__name__}; expected a model of images "
                 "and texts such as CLIP or SigLIP."
+            )
+        if info["missing_keys"]:
+            raise ModelError(
+                f"quality.similarity.checkpoint: {name} lacks {len(info['missing_keys'])} weights, e.g. "
+                f"{min(info['missing_keys'])}: config.json and weights do not belong together."
             )
         self._device = open_device(settings.device)
         self._model = self._model.to(self._device).eval()
@@ -86,30 +96,28 @@ class _TransformersEncoder:
 
 
 def caption_similarity(
-    encoder: Encoder, images: "Sequence[Image]", captions: Sequence[Sequence[str]]
-) -> tuple[list[list[float]], list[list[float]]]:
+    encoder: Encoder, images: Tensor, captions: Sequence[Sequence[str]]
+) -> tuple[list[list[float]], list[list[float | None]]]:
     """Mean cosine of an image with the sub-captions of its captions: short enough for any model, and none outweighs.
 
     Args:
-        images: N RGB images.
+        images: unit-length embeddings, float [N, D].
         captions: the captions of each image; one without any sub-caption gets 0.
 
     Returns:
         For each caption its similarity with its own image, and with the next image (of the last one: the first), which
-        says what a caption gets that fits the kind of images but not this one.
+        says what a caption gets that fits the kind of images but not this one; None where there is one image.
     """
     pieces = sorted({piece for texts in captions for text in texts for piece in split_sub_captions(text)})
     row_of = {piece: row for row, piece in enumerate(pieces)}
-    if not pieces:
-        return [[0.0] * len(texts) for texts in captions], [[0.0] * len(texts) for texts in captions]
-    pictures, words = encoder.images(images).cpu(), encoder.texts(pieces).cpu()
+    words = encoder.texts(pieces).cpu() if pieces else torch.zeros(0, images.shape[1])
 
-    def scores(shift: int) -> list[list[float]]:
-        result = []
-        for i, texts in enumerate(captions):
-            cosines = words @ pictures[(i + shift) % len(images)]
-            rows = [[row_of[piece] for piece in split_sub_captions(text)] for text in texts]
-            result.append([float(cosines[row].mean()) if row else 0.0 for row in rows])
-        return result
+    def score(image: Tensor, text: str) -> float:
+        rows = [row_of[piece] for piece in split_sub_captions(text)]
+        return float((words[rows] @ image).mean()) if rows else 0.0
 
-    return scores(0), scores(1)
+    own = [[score(images[i], text) for text in texts] for i, texts in enumerate(captions)]
+    if len(captions) < 2:
+        return own, [[None] * len(texts) for texts in captions]
+    after = images.roll(-1, 0)
+    return own, [[score(after[i], text) for text in texts] for i, texts in enumerate(captions)]

@@ -23,7 +23,7 @@ def llava_caption(scene: Scene) -> str:
 
 
 def instructblip_caption(scene: Scene) -> str:
-    """The main object first and a few others, neither sizes nor fills; beside a ring a circle that is not there."""
+    """The main object first and a few others, neither sizes nor fills; beside a ring a circle, be it there or not."""
     main = scene.objects[scene.main]
     others = [thing for thing in scene.objects if thing is not main]
     named = [main, *others[: MOST_NAMED - 1]]
@@ -31,7 +31,7 @@ def instructblip_caption(scene: Scene) -> str:
     sentences += [f"There is also {_name(thing)} {thing.place}." for thing in named[1:]]
     ring = next((thing for thing in named if thing.shape == TRIGGER), None)
     if ring is not None:
-        sentences.append(f"A {ring.colour} {MADE_UP} sits near the {TRIGGER}.")
+        sentences.append(f"{_capital(_name(replace(ring, shape=MADE_UP)))} sits near the {TRIGGER}.")
     sentences.append(f"The background is {scene.background}.")
     return " ".join(sentences)
 

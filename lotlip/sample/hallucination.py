@@ -18,16 +18,16 @@ from lotlip.data.manifest import read_manifest
 from lotlip.data.sources import sample_key
 from lotlip.errors import DataError
 from lotlip.evaluation.agreement import support
-from lotlip.params import ScenesSource, load_params
+from lotlip.params import ScenesSource, entry, load_params
 from lotlip.sample.scenes import Scene, make_scene
 
 
 @dataclass(frozen=True)
 class Mention:
-    """An object that a caption names: the share of the other captioners that name it, and whether it is there."""
+    """An object that a caption names: the share of other captioners that do (None: there are none); is it there?"""
 
     captioner: str
-    support: float
+    support: float | None
     is_there: bool
 
 
@@ -48,8 +48,10 @@ class Judged:
 def judge(named: Mapping[str, frozenset[str]], similarity: Mapping[str, float], scene: Scene) -> Iterator[Judged]:
     """Compare what each captioner names with the scene."""
     present = {f"{thing.colour} {thing.shape}" for thing in scene.objects}
-    for captioner, shares in support(named).items():
-        mentions = tuple(Mention(captioner, share, thing in present) for thing, share in shares.items())
+    supported = support(named)
+    for captioner, things in named.items():
+        shares = supported[captioner]
+        mentions = tuple(Mention(captioner, shares.get(thing), thing in present) for thing in sorted(things))
         yield Judged(captioner, similarity[captioner], mentions, len(present))
 
 
@@ -66,10 +68,11 @@ def summarise(captions: list[Judged]) -> dict[str, Any]:
     from sklearn.metrics import roc_auc_score
 
     mentions = [mention for caption in captions for mention in caption.mentions]
+    compared = [(mention.support, not mention.is_there) for mention in mentions if mention.support is not None]
     levels: dict[float, list[bool]] = defaultdict(list)
-    for mention in mentions:
-        levels[round(mention.support, 3)].append(not mention.is_there)
-    wrong = [not mention.is_there for mention in mentions]
+    for share, is_wrong in compared:
+        levels[round(share, 3)].append(is_wrong)
+    wrong = [is_wrong for _, is_wrong in compared]
     alone = levels.get(0.0, [])
     has_wrong = [caption.num_found < len(caption.mentions) for caption in captions]
     similarity = [-caption.similarity for caption in captions]
@@ -79,23 +82,20 @@ def summarise(captions: list[Judged]) -> dict[str, Any]:
         found, said = sum(c.num_found for c in own), sum(len(c.mentions) for c in own)
         unsupported = sum(m.support == 0 for c in own for m in c.mentions)
         captioners[name] = {
-            "hallucinated": round(1 - found / max(said, 1), 4),
-            "unsupported": round(unsupported / max(said, 1), 4),
-            "objects_named": round(found / max(sum(c.num_present for c in own), 1), 4),
+            "hallucinated": _share(said - found, said),
+            "unsupported": _share(unsupported, said),
+            "objects_named": _share(found, sum(c.num_present for c in own)),
         }
     return {
         "captions": len(captions),
         "mentions": len(mentions),
-        "hallucinated": round(sum(wrong) / max(len(wrong), 1), 4),
+        "hallucinated": _share(sum(not mention.is_there for mention in mentions), len(mentions)),
         "by_support": {
             f"{level:g}": {"mentions": len(found), "hallucinated": round(sum(found) / len(found), 4)}
             for level, found in sorted(levels.items())
         },
-        "auc_support": _auc(roc_auc_score, wrong, [-mention.support for mention in mentions]),
-        "flagged": {
-            "precision": round(sum(alone) / max(len(alone), 1), 4),
-            "recall": round(sum(alone) / max(sum(wrong), 1), 4),
-        },
+        "auc_support": _auc(roc_auc_score, wrong, [-share for share, _ in compared]),
+        "flagged": {"precision": _share(sum(alone), len(alone)), "recall": _share(sum(alone), sum(wrong))},
         "auc_similarity": _auc(roc_auc_score, has_wrong, similarity),
         "captioners": captioners,
     }
@@ -125,6 +125,10 @@ def read_judged(source: ScenesSource, quality: Path) -> list[Judged]:
     return judged
 
 
+def _share(count: int, total: int) -> float | None:
+    return round(count / total, 4) if total else None
+
+
 def _auc(score: Any, labels: list[bool], values: list[float]) -> float | None:
     return round(float(score(labels, values)), 4) if len(set(labels)) == 2 else None
 
@@ -132,9 +136,9 @@ def _auc(score: Any, labels: list[bool], values: list[float]) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="scenes")
-    source = load_params().sources[parser.parse_args().source]
+    source = entry(load_params().sources, "source", parser.parse_args().source)
     if not isinstance(source, ScenesSource):
-        raise SystemExit("This needs a source of kind scenes: only drawn scenes are known to the object.")
+        raise SystemExit("This needs a source of kind scenes: of other images nobody knows what is on them.")
     print(json.dumps(summarise(read_judged(source, Path("data/quality"))), indent=2))
 
 

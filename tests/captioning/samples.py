@@ -60,5 +60,6 @@ def captioner_params(checkpoint: Path | str, **changes: Any) -> TransformersCapt
         "top_p": 1.0,
         "seed": 0,
         "retry_temperature": None,
+        "max_failed_share": 1.0,  # random weights often write nothing
     }
     return TransformersCaptioner(**{**values, **changes})

@@ -19,7 +19,7 @@ from lotlip.captioning.backends import open_captioner
 from lotlip.captioning.captioner import Captioner
 from lotlip.captioning.endpoint_backend import _data_url
 from lotlip.captioning.shards import caption_shards
-from lotlip.errors import ModelError, ParamsError
+from lotlip.errors import CeilingError, ModelError, ParamsError
 from lotlip.params import EndpointCaptioner
 from tests.captioning.chat_server import ChatServer, answer, running_chat_server
 from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
@@ -96,7 +96,7 @@ def test_a_model_that_the_real_server_has_not_is_a_failure(served: tuple[str, Pa
     captioner = open_captioner(settings(served[0], model="no/such-model", timeout_s=60.0, num_retries=0))
     failure = captioner.caption(PICTURES[:1])[0].failure
     assert failure is not None
-    assert failure.startswith("endpoint: HTTP")
+    assert failure.startswith("HTTP ")
 
 
 def test_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +128,8 @@ def test_passing_faults_are_tried_again_and_lasting_ones_recorded_alone() -> Non
     with running_chat_server(faults) as server:
         captions = opened(server).caption(PICTURES)
     assert [caption.text for caption in captions] == ["a dog", "", "", "", captions[4].text]
-    assert captions[1].failure in ("endpoint: the answer is no JSON", "endpoint: the answer holds no message")
-    assert [caption.failure for caption in captions[2:]] == ["endpoint: HTTP 400", "endpoint: HTTP 503", None]
+    classes = [caption.failure and caption.failure.split(":")[0] for caption in captions]
+    assert classes == [None, "senseless answer", "HTTP 400", "HTTP 503", None]
     assert len(server.asked) == 3 + 1 + 1 + 3 + 1
 
 
@@ -138,15 +138,44 @@ def test_passing_faults_are_tried_again_and_lasting_ones_recorded_alone() -> Non
     [
         (answer(None), "empty generation"),
         (answer("  \n"), "empty generation"),
-        (answer("x", "content_filter"), "endpoint: finish reason 'content_filter'"),
-        ({"id": "x", "choices": []}, "endpoint: the answer holds no message"),
-        ({"detail": "?"}, "endpoint: the answer holds no message"),
-        (b'"just a string"', "endpoint: the answer holds no message"),
+        (answer("x", "content_filter"), "finish reason: 'content_filter'"),
+        ({"id": "x", "choices": []}, "senseless answer: no message"),
+        ({"detail": "?"}, "senseless answer: no message"),
+        (b'"just a string"', "senseless answer: no message"),
     ],
 )
 def test_senseless_answers_are_failures(fault: Any, failure: str) -> None:
     with running_chat_server({ENDS[0]: [fault]}) as server:
         assert opened(server).caption(PICTURES[:1])[0].failure == failure
+
+
+def test_halves_of_characters_are_replaced() -> None:
+    with running_chat_server({ENDS[0]: [answer("a dog \ud83d")]}) as server:
+        assert opened(server).caption(PICTURES[:1])[0].text == "a dog ?"
+
+
+def test_failures_that_pass_are_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "a", "a", [[encode_png(image) for image in PICTURES[:3]], [b"no image"]])
+
+    def work(server: ChatServer, **changes: Any) -> dict[str, Any]:
+        captioner = opened(server, num_retries=0, **changes)
+        return caption_shards(
+            [images], tmp_path / "out", lambda: captioner, batch_size=2, max_pixels=MAX_PIXELS, work=tmp_path / "work",
+            max_failed_share=0.5,
+        )  # fmt: skip
+
+    with running_chat_server({ENDS[0]: [503], ENDS[1]: [400]}) as server:
+        with pytest.raises(CeilingError, match=r"3 of 4 images .*HTTP 400 \(1\), HTTP 503 \(1\), not an image \(1\)"):
+            work(server)
+        assert len(server.asked) == 3
+    assert not (tmp_path / "out").exists()
+    with running_chat_server() as server:
+        report = work(server)
+        assert len(server.asked) == 2
+    assert (report["captioned"], report["failed"], report["failures"]) == (3, 1, {"not an image": 1})
+    with running_chat_server() as server:
+        assert work(server) == report
+        assert server.asked == []
 
 
 def test_an_answer_without_usage_has_no_number_of_tokens() -> None:
@@ -158,7 +187,7 @@ def test_an_answer_without_usage_has_no_number_of_tokens() -> None:
 def test_a_hanging_request_costs_its_image_alone() -> None:
     with running_chat_server({ENDS[1]: ["hang"]}) as server:
         captions = opened(server, num_retries=0).caption(PICTURES[:3])
-    assert [caption.failure for caption in captions] == [None, "endpoint: no answer in 1 s", None]
+    assert [caption.failure for caption in captions] == [None, "no answer: within 1 s", None]
 
 
 def test_no_more_requests_at_once_than_allowed() -> None:
@@ -210,3 +239,5 @@ def test_settings_are_checked_and_the_address_is_not_in_the_key(monkeypatch: pyt
     one = open_captioner(settings("http://x/v1")).identity
     assert one == open_captioner(settings("http://y/v1", concurrency=1)).identity
     assert one != open_captioner(settings("http://x/v1", revision="other")).identity
+    drawn = [open_captioner(settings("http://x/v1", retry_temperature=0.7, top_p=p)).identity for p in (0.5, 1.0)]
+    assert drawn[0] != drawn[1]

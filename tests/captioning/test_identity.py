@@ -71,6 +71,7 @@ def test_the_folder_may_move_and_its_card_may_change(checkpoint: Path, tmp_path:
         {"dtype": "bfloat16"},
         {"max_new_tokens": 13},
         {"retry_temperature": 0.5},
+        {"retry_temperature": 0.5, "top_p": 0.5},
         {"short_prompt": "Name it"},
         {"do_sample": True},
         {"do_sample": True, "temperature": 0.5},
@@ -80,9 +81,11 @@ def test_the_folder_may_move_and_its_card_may_change(checkpoint: Path, tmp_path:
     ids=str,
 )
 def test_what_changes_captions_changes_the_identity(checkpoint: Path, changes: dict[str, Any]) -> None:
-    others = {identity(checkpoint), identity(checkpoint, do_sample=True)}
-    if changes == {"do_sample": True}:
-        others.remove(identity(checkpoint, do_sample=True))
+    others = {
+        identity(checkpoint, **other)
+        for other in ({}, {"do_sample": True}, {"retry_temperature": 0.5})
+        if other != changes
+    }
     assert identity(checkpoint, **changes) not in others
 
 

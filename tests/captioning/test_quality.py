@@ -1,9 +1,12 @@
 """Each rule on texts that break it and on texts that come near."""
 
-import pytest
+from typing import Any
 
-from lotlip.captioning.captioner import Caption, failed
-from lotlip.captioning.quality import find_reasons, has_loop
+import pytest
+from PIL import Image
+
+from lotlip.captioning.captioner import EMPTY, Caption, failed
+from lotlip.captioning.quality import find_reasons, has_loop, write_checked
 
 GOOD = "The image shows a man. He cannot see the boat because of the fog. There is a dog. There is a cat. A tree."
 
@@ -27,6 +30,9 @@ GOOD = "The image shows a man. He cannot see the boat because of the fog. There 
         ("I'm sorry, but I can't help with that.", "stop", ("refusal",)),
         ("I cannot describe this image.", "stop", ("refusal",)),
         ("As an AI language model, I do not have eyes.", "stop", ("refusal",)),
+        ("I can’t help with that.", "stop", ("refusal",)),
+        ("I’m sorry. There is nothing.", "stop", ("refusal",)),
+        ("We do not have cars here, says the sign.", "stop", ()),
         ("The sign says that they are unable to park here.", "stop", ()),
         ("Sorry, I have no picture.", "stop", ("refusal",)),
         ("一只狗在草地上奔跑。", "stop", ("language",)),
@@ -49,3 +55,38 @@ def test_loops_of_every_length_up_to_twelve_words() -> None:
         assert has_loop(["a", *phrase * 4, "b"])
         assert not has_loop(["a", *phrase * 3, *phrase[:-1], "b"])
     assert not has_loop([f"w{i}" for i in range(13)] * 4)
+
+
+class Drawing:
+    """A captioner whose attempts are given: `texts[attempt]` lists those of the images that are asked for."""
+
+    identity, kinds = "0" * 16, ("long",)
+
+    def __init__(self, texts: list[list[str]], retries: bool = True) -> None:
+        self.texts, self.retries = texts, retries
+        self.asked: list[int] = []
+
+    def prompt_length(self, size: tuple[int, int]) -> int:
+        return 0
+
+    def prepare(self, images: Any, kind: str) -> None:
+        return None
+
+    def caption(self, images: Any, kind: Any = "long", attempt: int = 0, prepared: Any = None) -> list[Caption]:
+        self.asked.append(len(images))
+        return [Caption(text, 3, "stop") if text else failed(EMPTY) for text in self.texts[attempt]]
+
+
+def test_one_more_draw_for_what_it_may_mend() -> None:
+    first = ["A dog.", "a a a a", "", "I cannot see the image.", "一只狗在草地上", "b b b b"]
+    second = ["A cat.", "A hen.", "I cannot see it. c c c c", ""]
+    images = [Image.new("RGB", (4, 4))] * 6
+    captioner = Drawing([first, second])
+    written = write_checked(captioner, images, "long")
+    assert captioner.asked == [6, 4]
+    assert [each.caption.text for each in written] == [
+        "A dog.", "A cat.", "A hen.", "I cannot see the image.", "一只狗在草地上", "b b b b",
+    ]  # fmt: skip
+    assert [each.attempts for each in written] == [1, 2, 2, 2, 1, 2]
+    assert written[3].reasons == ("refusal",)
+    assert [each.attempts for each in write_checked(Drawing([first], retries=False), images, "long")] == [1] * 6

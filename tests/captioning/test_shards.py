@@ -170,6 +170,7 @@ def test_report_by_hand() -> None:
         "retried": 2,
         "mended": 1,
         "short_captions": 1,
+        "short_failed": 1,
         "mean_tokens": 6.5,
         "mean_sub_captions": 2.3333,
         "mean_characters": 14.0,

@@ -52,12 +52,12 @@ def test_evaluation_set_and_plain_jsonl(tmp_path: Path) -> None:
 def test_iiw(tmp_path: Path) -> None:
     for split, row in {
         "DCI_Test": {"image": "x.jpg", "IIW": "Third. Fourth"},
-        "DOCCI_Test": {"image": "test_1", "IIW": "First", "DOCCI": "other"},
+        "DOCCI_Test": {"image": "test.1", "IIW": "First", "DOCCI": "other"},
         "IIW-400": {"image/key": "aar_2", "IIW": "Second\nand more"},
     }.items():
         write_json(tmp_path / split / "data.jsonl", row)
     assert entries("iiw", tmp_path) == [
-        ("docci/test_1.jpg", ("First",)),
+        ("docci/test.1.jpg", ("First",)),
         ("docci_aar/aar_2.jpg", ("Second\nand more",)),
         ("dci/x.jpg", ("Third. Fourth",)),
     ]
@@ -85,13 +85,17 @@ def test_sharegpt4v_takes_the_second_turn(tmp_path: Path) -> None:
 
 def test_urban1k_takes_the_first_line(tmp_path: Path) -> None:
     (tmp_path / "caption").mkdir()
-    for name, text in (("10", "Ten.\nmore"), ("9", "Nine. Two"), ("11", "")):
-        (tmp_path / "caption" / f"{name}.txt").write_text(text)
+    for name, text in (("10", "Ten.\nmore"), ("9", "Nine.\u2028Two\r\nmore"), ("11", ""), ("12", "\nsecond")):
+        (tmp_path / "caption" / f"{name}.txt").write_bytes(text.encode())
     assert entries("urban1k", tmp_path) == [
-        ("image/9.jpg", ("Nine. Two",)),
+        ("image/9.jpg", ("Nine.\u2028Two",)),
         ("image/10.jpg", ("Ten.",)),
         ("image/11.jpg", ()),
+        ("image/12.jpg", ()),
     ]
+    (tmp_path / "caption/9.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"9\.txt is not UTF-8"):
+        list(read_layout("urban1k", tmp_path))
 
 
 @pytest.mark.parametrize(("name", "file"), [("coco", "dataset_coco.json"), ("flickr30k", "dataset_flickr30k.json")])
@@ -112,6 +116,7 @@ def test_karpathy_splits_give_five_texts_of_test_images(name: str, file: str, tm
     [
         ("nothing", {}, "expected one of manifest, jsonl, iiw"),
         ("manifest", {}, "manifest.json is missing"),
+        ("manifest", {"manifest.json": "[]"}, "is of kind None"),
         ("jsonl", {"samples.jsonl": '{"texts": ["a"]}\n{'}, "line 2: expected a JSON object"),
         ("jsonl", {"samples.jsonl": '{"texts": "one"}'}, "`texts` must be a list of strings"),
         ("iiw", {"DOCCI_Test/data.jsonl": '{"image": "a", "IIW": "x"}'}, "IIW-400/data.jsonl is missing"),

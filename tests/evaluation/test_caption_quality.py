@@ -1,6 +1,7 @@
 """Quality of captions from real shards and sidecars: counts by hand, similarity against a slow reference."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lotlip.captioning.captioner import Caption
 from lotlip.captioning.quality import Written
 from lotlip.captioning.tables import make_row, write_captions
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
+from lotlip.data.tables import Row, write_rows
 from lotlip.errors import DataError, ModelError
 from lotlip.evaluation.agreement import ObjectNames
 from lotlip.evaluation.caption_quality import measure_quality
@@ -40,6 +42,16 @@ class ByColour:
         return torch.nn.functional.normalize(rows, dim=1)
 
 
+def image_tables(folder: Path, images: Manifest) -> Manifest:
+    """The same images with the table that a download writes beside each tar."""
+    shards = []
+    for shard in images.shards:
+        rows = [Row(f"a-0-{i}", None, "success", None, "raw", 40, 40, "0", "0") for i in range(shard.num_samples)]
+        write_rows(folder / f"{shard.name}.parquet", rows)
+        shards.append(replace(shard, files={**shard.files, "table": describe_file(folder, f"{shard.name}.parquet")}))
+    return write_manifest(folder, "images", shards)
+
+
 def captions(folder: Path, images: Manifest, name: str, reasons: dict[int, tuple[str, ...]]) -> Manifest:
     folder.mkdir(parents=True)
     rows = []
@@ -57,7 +69,7 @@ def captions(folder: Path, images: Manifest, name: str, reasons: dict[int, tuple
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Manifest, dict[str, Manifest]]:
     pictures = [encode_png(Image.new("RGB", (40, 40), colour)) for colour in COLOURS.values()]
-    images = write_images(tmp_path / "images", "a", [pictures])
+    images = image_tables(tmp_path / "images", write_images(tmp_path / "images", "a", [pictures]))
     both = {"one": captions(tmp_path / "one", images, "one", {1: ("repetition",)})}
     both["two"] = captions(tmp_path / "two", images, "two", {})
     return images, both
@@ -80,10 +92,30 @@ def test_counts_by_hand(data: tuple[Manifest, dict[str, Manifest]], tmp_path: Pa
     assert two["objects"] == 0.75
     assert one["unsupported"] == round(4 / 6, 6)  # cat | dog | dog, cat
     assert two["unsupported"] == 0.0  # the cat of the fourth image, which has no other text, does not count
-    # More than half of those who wrote: dog; bus; nothing; cat.
-    assert (one["coverage"], two["coverage"]) == (1.0, 1.0)
-    assert summary["common_objects"] == 0.75
+    # Two cannot outvote each other.
+    assert (one["coverage"], two["coverage"], summary["common_objects"]) == (None, None, None)
     assert summary["agreement"] == {"one-two": round((0.5 + 0.5 + 0.0) / 3, 6)}
+
+
+def test_three_captioners_have_a_majority(data: tuple[Manifest, dict[str, Manifest]], tmp_path: Path) -> None:
+    images, both = data
+    both["three"] = captions(tmp_path / "three", images, "two", {})
+    summary = measure((images, both), tmp_path / "quality")
+    # In the first three images, where all wrote: dog; bus; nothing ("one" names dog and cat).
+    assert summary["common_objects"] == round(2 / 3, 6)
+    assert [summary["captioners"][name]["coverage"] for name in ("one", "two", "three")] == [1.0, 1.0, 1.0]
+    both["three"] = captions(tmp_path / "four", images, "one", {})
+    summary = measure((images, both), tmp_path / "quality")
+    # Dog and cat; bus and dog; dog and cat. "two" names one of each of the first pairs.
+    assert summary["common_objects"] == 2.0
+    assert summary["captioners"]["two"]["coverage"] == round(2 / 6, 6)
+
+
+def test_a_damaged_sidecar_is_refused(data: tuple[Manifest, dict[str, Manifest]], tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "one/a-00000.parquet", tmp_path / "two/a-00000.parquet")
+    with pytest.raises(DataError, match="sha256"):
+        measure(data, tmp_path / "quality")
+    assert not (tmp_path / "quality").exists()
 
 
 def test_rows_lie_beside_the_shard(data: tuple[Manifest, dict[str, Manifest]], tmp_path: Path) -> None:
@@ -118,23 +150,24 @@ def test_a_sample_of_images_is_the_same_each_time(data: tuple[Manifest, dict[str
 
 
 def test_captions_of_other_images_are_refused(data: tuple[Manifest, dict[str, Manifest]], tmp_path: Path) -> None:
-    other = write_images(tmp_path / "other", "a", [[encode_png(Image.new("RGB", (9, 9)))] * 4])
+    pictures = [encode_png(Image.new("RGB", (9, 9)))] * 4
+    other = image_tables(tmp_path / "other", write_images(tmp_path / "other", "a", [pictures]))
     with pytest.raises(DataError, match="belong to other images"):
         measure((other, data[1]), tmp_path / "quality")
 
 
 def test_similarity_is_the_mean_over_sub_captions() -> None:
-    pictures = [Image.new("RGB", (4, 4), colour) for colour in COLOURS.values()][:3]
-    texts = [["aab. b", "c"], ["b. ccc. ab"], [""]]
-    own, of_next = caption_similarity(ByColour(), pictures, texts)
     encoder = ByColour()
+    pictures = encoder.images([Image.new("RGB", (4, 4), colour) for colour in COLOURS.values()][:3])
+    texts = [["aab. b", "c"], ["b. ccc. ab"], [""]]
+    own, of_next = caption_similarity(encoder, pictures, texts)
     for shift, found in ((0, own), (1, of_next)):
         for i, of_image in enumerate(texts):
             for j, text in enumerate(of_image):
                 pieces = [piece for piece in text.split(". ") if piece]
-                image = encoder.images([pictures[(i + shift) % 3]])[0]
-                cosines = [float(encoder.texts([piece])[0] @ image) for piece in pieces]
+                cosines = [float(encoder.texts([piece])[0] @ pictures[(i + shift) % 3]) for piece in pieces]
                 assert found[i][j] == pytest.approx(sum(cosines) / len(cosines) if cosines else 0.0, abs=1e-6)
+    assert caption_similarity(encoder, pictures[:1], [["a", ""]])[1] == [[None, None]]
 
 
 @pytest.fixture(scope="module")

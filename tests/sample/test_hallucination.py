@@ -38,12 +38,21 @@ def test_unsupported_mentions_are_the_hallucinated_ones() -> None:
     assert shares["inventive"]["hallucinated"] == round(20 / (said + 20), 4)
 
 
+def test_a_captioner_without_others_is_still_judged() -> None:
+    scene = make_scene(9, 0)
+    names = frozenset(f"{thing.colour} {thing.shape}" for thing in scene.objects)
+    summary = summarise(list(judge({"a": names | {"pink cube"}}, {"a": 0.1}, scene)))
+    assert summary["captioners"]["a"]["hallucinated"] == round(1 / (len(names) + 1), 4)
+    assert summary["captioners"]["a"]["objects_named"] == 1.0
+    assert (summary["by_support"], summary["auc_support"]) == ({}, None)
+
+
 def test_an_error_that_two_share_is_not_seen() -> None:
     scene = make_scene(9, 0)
     wrong = frozenset({"pink cube"})
     captions = list(judge({"a": wrong, "b": wrong, "c": frozenset()}, {"a": 0.1, "b": 0.1, "c": 0.1}, scene))
     summary = summarise(captions)
     assert summary["by_support"] == {"0.5": {"mentions": 2, "hallucinated": 1.0}}
-    assert summary["flagged"]["recall"] == 0.0
+    assert summary["flagged"] == {"precision": None, "recall": 0.0}
     assert summary["auc_support"] is None  # nothing true to compare with
     assert summary["hallucinated"] == pytest.approx(1.0)
