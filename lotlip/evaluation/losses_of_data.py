@@ -44,6 +44,8 @@ def _captions(results: Results) -> Iterator[DataLoss]:
         why = _why(report["failures"])
         yield DataLoss(stage, "images without a long text", report["failed"], report["requested"], why)
         yield DataLoss(stage, "long texts cut at the length limit", report["truncated"], report["captioned"])
+        if asked := report["short_captions"] + report["short_failed"]:
+            yield DataLoss(stage, "images without a short caption", report["short_failed"], asked)
 
 
 def _validation(results: Results) -> Iterator[DataLoss]:
