@@ -8,6 +8,7 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export RAY_USAGE_STATS_ENABLED := 0
 # A stage's script finds `dvc`, `lotlip` and Python in the environment, whoever calls it.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

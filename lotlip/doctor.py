@@ -15,7 +15,18 @@ from typing import Literal
 from lotlip.errors import LotlipError
 
 Status = Literal["ok", "warning", "failed"]
-PACKAGES = ("torch", "transformers", "dvc", "mlflow", "prefect", "great_expectations", "webdataset", "boto3")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "ray",
+    "openai",
+    "dvc",
+    "mlflow",
+    "prefect",
+    "great_expectations",
+    "webdataset",
+    "boto3",
+)
 PORTS = {5000: "MLflow", 4200: "Prefect"}
 TELEMETRY_OFF = {
     "DVC_NO_ANALYTICS": "1",
@@ -24,6 +35,7 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
@@ -131,7 +143,15 @@ def _params() -> Iterator[Check]:
         return
     yield Check("params.yaml", "ok", f"{len(params.sources)} sources, {len(params.methods)} methods")
     captioners = params.captioners.items()
+    for name, one in captioners:
+        if one.kind == "endpoint" and not _answers(one.url):
+            yield Check(
+                f"{name} endpoint", "warning", f"{_without_secrets(one.url)} does not answer", "Start the server."
+            )
+        elif one.kind == "endpoint":
+            yield Check(f"{name} endpoint", "ok", f"{_without_secrets(one.url)} answers")
     checkpoints = {name: one.checkpoint for name, one in captioners if one.kind == "transformers"}
+    checkpoints |= {"quality's judge": params.quality.similarity.checkpoint}
     checkpoints |= {"image tower": params.train.image_tower, "tokenizer": params.train.tokenizer}
     for name, checkpoint in checkpoints.items():
         if Path(checkpoint).is_dir():

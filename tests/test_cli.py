@@ -1,6 +1,7 @@
 """The command line: help of every command, quick start, errors without tracebacks, doctor's findings."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lotlip.doctor import run_checks
+from lotlip.overlays import apply_overlays
 
 TOP = Path(__file__).parents[1]
 COMMANDS = (
@@ -97,7 +99,11 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["torch"].status == "ok"
     assert found["MLFLOW_TRACKING_URI"].status == "warning"
     assert "secret" not in found["MLFLOW_TRACKING_URI"].found
+    apply_overlays([TOP / "conf/endpoint.yaml"], [], Path(shutil.copy(TOP / "params.yaml", tmp_path)))
     monkeypatch.chdir(tmp_path)
+    found = {check.name: check for check in run_checks()}
+    assert found["llava_served endpoint"].status == "warning"
+    (tmp_path / "params.yaml").unlink()
     found = {check.name: check for check in run_checks()}
     assert found["params.yaml"].status == "failed"
     assert found["Workspace"].advice == "Run from the project's top folder."
