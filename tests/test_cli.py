@@ -16,6 +16,7 @@ COMMANDS = (
     "configure",
     "download",
     "caption",
+    "plan",
     "stats",
     "evaluate",
     "convert",
