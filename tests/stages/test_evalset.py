@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import BertTokenizerFast
 
 from lotlip.errors import DataError, ParamsError
 from lotlip.evaluation.sets import read_evalset
@@ -23,6 +24,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         evalset["num_images"] = 4
     params["sources"]["scenes"]["held_out_share"] = 0.5
     params["evalsets"]["photos"] = {"kind": "holdout", "path": "data/images/scenes"}
+    params["validate"]["tokenizer"] = str(TOP / params["validate"]["tokenizer"])
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -35,6 +37,10 @@ def test_writes_set_and_report(workspace: Path, name: str, texts: int) -> None:
     report = json.loads((workspace / "reports" / "evalset" / f"{name}.json").read_text())
     assert (len(evalset.images), len(evalset.texts)) == (4, texts)
     assert (report["num_images"], report["num_texts"]) == (4, texts)
+    if texts:
+        vocabulary = BertTokenizerFast.from_pretrained(TOP / "lotlip/sample/weights/tokenizer")
+        lengths = [len(vocabulary.tokenize(text)) for text in evalset.texts]
+        assert report["tokens_per_text"] == round(sum(lengths) / texts, 4)
 
 
 def test_unknown_set(workspace: Path) -> None:

@@ -20,6 +20,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for settings in params["evalsets"].values():
         settings["num_images"] = 6
     params["evaluate"]["device"] = "cpu"
+    params["validate"]["tokenizer"] = str(TOP / params["validate"]["tokenizer"])
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     for name in params["evalsets"]:

@@ -42,6 +42,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     params = yaml.safe_load((TOP / "params.yaml").read_text())
     params["sources"]["scenes"].update(num_images=40, held_out_share=0.2)
     params["download"]["shard_size"] = 25
+    params["captioners"] = {"llava": params["captioners"]["llava"]}
     params["train"].update(
         epochs=2, batch_size=10, image_tower="vit", tokenizer="tokenizer", embed_dim=16, text_width=16
     )
