@@ -25,22 +25,24 @@ from lotlip.data.images import open_rgb
 from lotlip.data.shards import ShardReader, write_tar
 from lotlip.params import load_params
 
-NUM, SIZE, BATCH, MAX_PIXELS = 128, (1024, 768), 16, 10**7
+NUM, SIZE, BATCH, MAX_PIXELS = 384, (1024, 768), 16, 10**7
+GRAIN = 4  # deviation of a pixel's noise, of 255: files of about 300 kB, as photographs of this size and quality have
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG with the detail of a photograph: smooth noise of several scales."""
+    """A JPEG with the detail of a photograph: smooth noise of several scales, and grain."""
     rng = np.random.default_rng(seed)
     layers = [rng.integers(0, 256, (3 * 2**k, 4 * 2**k, 3), dtype=np.uint8) for k in (1, 3, 5, 7)]
     images = [np.asarray(Image.fromarray(layer).resize(SIZE, Image.Resampling.BICUBIC), np.float32) for layer in layers]
     buffer = io.BytesIO()
-    Image.fromarray(np.mean(images, axis=0).astype(np.uint8)).save(buffer, format="JPEG", quality=90)
+    pixels = np.mean(images, axis=0) + rng.normal(0, GRAIN, images[0].shape)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    settings = load_params().captioners["llava"].model_copy(update={"max_new_tokens": 60, "retry_temperature": None})
+    settings = load_params().captioners["llava"].model_copy(update={"max_new_tokens": 70, "retry_temperature": None})
     captioner = open_captioner(settings)
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder) / "a.tar"

@@ -219,7 +219,7 @@ def feed(
                     batch.prepared[kind] = captioner.prepare(batch.images, kind)
                 yield batch
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) - 1))) as pool:  # one core is the model's
         yield from _ahead(prepare_all(pool), AHEAD)
 
 
