@@ -68,6 +68,7 @@ def download(
     from lotlip.data.download import download_source
     from lotlip.params import UrlTableSource, load_params
 
+    _check_new(out, "images")
     settings = load_params().download
     updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}
     if concurrency is not None:
@@ -100,6 +101,7 @@ def caption(
 
     params = load_params()
     settings = entry(params.captioners, "captioner", captioner)
+    _check_new(out, "captions")
     report = caption_shards(
         [read_manifest(shards, "images")],
         out,
@@ -255,6 +257,21 @@ def doctor() -> None:
     Console().print(table)
     if any(check.status == "failed" for check in checks):
         raise typer.Exit(1)
+
+
+def _check_new(out: Path, kind: str) -> None:
+    """Refuse to replace what an earlier run of the same command has not made, and a place that cannot be written."""
+    from lotlip.errors import DataError
+    from lotlip.records import read_json
+
+    if out.exists():
+        record = read_json(out / "manifest.json") if (out / "manifest.json").is_file() else None
+        if not isinstance(record, dict) or record.get("kind") != kind:
+            raise DataError(f"{out} is there already and holds no {kind} of an earlier run: name a new folder.")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be made ({error}): name another folder.") from None
 
 
 def _table_format(path: Path) -> Any:

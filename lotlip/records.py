@@ -108,11 +108,16 @@ def locked(work: Path) -> Iterator[None]:
         DataError: another process holds it.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
+    with (work / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(f"Another run is at work in {work}: wait for it, or stop it first.") from None
+            file.seek(0)
+            process = f" (process {found})" if (found := file.read().strip()) else ""
+            raise DataError(f"Another run is at work in {work}{process}: wait for it, or stop it first.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

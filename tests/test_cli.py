@@ -108,3 +108,17 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = {check.name: check for check in run_checks()}
     assert found["params.yaml"].status == "failed"
     assert found["Workspace"].advice == "Run from the project's top folder."
+
+
+def test_a_folder_that_is_there_is_never_replaced(tmp_path: Path) -> None:
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("keep me")
+    (tmp_path / "file").write_text("keep me")
+    for out in (foreign, tmp_path / "file", TOP / "lotlip"):
+        for command in (("caption", "data/none", str(out), "--captioner", "llava"), ("download", "none.tsv", str(out))):
+            done = lotlip(*command)
+            assert (done.returncode, "name a new folder" in done.stderr) == (1, True), done.stderr
+    assert (foreign / "notes.txt").read_text() == "keep me"
+    done = lotlip("caption", "data/none", "/proc/x/y", "--captioner", "llava")
+    assert (done.returncode, "cannot be made" in done.stderr) == (1, True), done.stderr

@@ -50,6 +50,7 @@ class ShardTask:
     name: str
     tar: Path
     sha256: str
+    num_bytes: int
     num_samples: int
     max_pixels: int
 
@@ -136,6 +137,7 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
     table = folder / "captions.parquet"
     rows = _finished(read_captions(table)) if table.is_file() else {}
     if table.is_file() and len(rows) == count_rows(table):
+        _check_size(task)  # its hash is not worth a reading of the whole tar, but that it is there and whole is
         return ShardResult(table, 0, None)
     with ShardReader(task.tar, task.sha256) as reader:
         keys = reader.keys
@@ -152,8 +154,8 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
                 for at, (_, key) in enumerate(batch.samples)
                 for kind in captioner.kinds
             ]
-            # Named by its first sample: the next run may use other batch sizes and never hits a taken name.
-            write_json(folder / f"batch-{min(batch.samples)[0]:06d}.json", new)
+            # Named by its samples: the next run may use other batch sizes and never overwrites what this one finished.
+            write_json(folder / f"batch-{content_key([key for _, key in batch.samples])[:20]}.json", new)
             rows.update(((row["key"], row["kind"]), row) for row in new)
             progress.add(len(batch.samples))
     write_captions(table, [rows[key, kind] for key in keys for kind in captioner.kinds])
@@ -163,10 +165,19 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
     return ShardResult(table, len(todo), progress.model_share)
 
 
+def _check_size(task: ShardTask) -> None:
+    size = task.tar.stat().st_size if task.tar.is_file() else 0
+    if size != task.num_bytes:
+        raise DataError(
+            f"Shard {task.tar} has {size} bytes, its manifest says {task.num_bytes}: the file is damaged or was "
+            "changed. Remove it and run `dvc checkout` or its download stage again."
+        )
+
+
 def _task(manifest: Manifest, shard: Shard, max_pixels: int) -> ShardTask:
     tar = shard.files["tar"]
     path = manifest.path(shard, "tar").absolute()  # a worker may have another working directory
-    return ShardTask(shard.name, path, tar.sha256, shard.num_samples, max_pixels)
+    return ShardTask(shard.name, path, tar.sha256, tar.num_bytes, shard.num_samples, max_pixels)
 
 
 def _finished(rows: list[Row]) -> dict[tuple[str, str], Row]:

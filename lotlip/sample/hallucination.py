@@ -8,6 +8,7 @@ and shape is in the scene.
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from lotlip.data.manifest import read_manifest
 from lotlip.data.sources import sample_key
-from lotlip.errors import DataError
+from lotlip.errors import DataError, LotlipError
 from lotlip.evaluation.agreement import support
 from lotlip.params import ScenesSource, entry, load_params
 from lotlip.sample.scenes import Scene, make_scene
@@ -136,10 +137,14 @@ def _auc(score: Any, labels: list[bool], values: list[float]) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="scenes")
-    source = entry(load_params().sources, "source", parser.parse_args().source)
-    if not isinstance(source, ScenesSource):
-        raise SystemExit("This needs a source of kind scenes: of other images nobody knows what is on them.")
-    print(json.dumps(summarise(read_judged(source, Path("data/quality"))), indent=2))
+    name = parser.parse_args().source
+    try:
+        source = entry(load_params().sources, "source", name)
+        if not isinstance(source, ScenesSource):
+            raise DataError(f"{name} is no source of kind scenes: of other images nobody knows what is on them.")
+        print(json.dumps(summarise(read_judged(source, Path("data/quality"))), indent=2))
+    except LotlipError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

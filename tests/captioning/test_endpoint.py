@@ -178,6 +178,34 @@ def test_failures_that_pass_are_tried_again_by_the_next_run(tmp_path: Path) -> N
         assert server.asked == []
 
 
+def test_a_batch_that_starts_with_a_failed_image_costs_no_finished_caption(tmp_path: Path) -> None:
+    """Killed after a batch; the image that failed in it begins the next run's first batch, which is killed, too."""
+    images = write_images(tmp_path / "a", "a", [[encode_png(image) for image in PICTURES]])
+
+    def work(server: ChatServer, batches: int) -> None:
+        captioner = opened(server, num_retries=0)
+        caption, calls = captioner.caption, []
+
+        def mortal(*args: Any, **named: Any) -> Any:
+            calls.append(1)
+            if len(calls) > batches:
+                raise KeyboardInterrupt
+            return caption(*args, **named)
+
+        captioner.caption = mortal  # type: ignore[method-assign]
+        caption_shards(
+            [images], tmp_path / "out", lambda: captioner, batch_size=2, max_pixels=MAX_PIXELS, work=tmp_path / "work"
+        )
+
+    with running_chat_server({ENDS[0]: [503]}) as server:
+        for asked in (2, 4):  # images 0 (fails) and 1; then 0 and 2 in one batch
+            with pytest.raises(KeyboardInterrupt):
+                work(server, 1)
+            assert len(server.asked) == asked
+        work(server, 9)
+        assert len(server.asked) == 6
+
+
 def test_an_answer_without_usage_has_no_number_of_tokens() -> None:
     with running_chat_server({ENDS[0]: [answer("a dog on a", "length", None)]}) as server:
         caption = opened(server).caption(PICTURES[:1])[0]

@@ -138,6 +138,15 @@ def test_a_damaged_or_foreign_tar_stops_the_work(tmp_path: Path, captioner: Capt
     assert not (tmp_path / "captions").exists()
 
 
+def test_a_cut_tar_is_found_although_its_captions_are_cached(tmp_path: Path, captioner: Captioner) -> None:
+    images = write_images(tmp_path / "a", "a", [ENCODED[:2]])
+    caption_all([images], tmp_path, captioner)
+    tar = tmp_path / "a/a-00000.tar"
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(DataError, match="has 600 bytes, its manifest says"):
+        caption_all([images], tmp_path, captioner)
+
+
 def test_shard_names_are_unique(tmp_path: Path, captioner: Captioner) -> None:
     images = write_images(tmp_path / "a", "a", [ENCODED[:1]])
     with pytest.raises(DataError, match="share a name"):
