@@ -1,0 +1,133 @@
+"""params.yaml as a whole: read, checked, an unknown key an error."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from lotlip.errors import ParamsError
+from lotlip.params.captioning import Captioner, Executor
+from lotlip.params.data import Download, Source
+from lotlip.params.explain import explain, nearest
+from lotlip.params.section import Name, Section
+from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, Train
+from lotlip.params.validation import Quality, Validate
+
+RESERVED_NAMES = frozenset({"image", "raw", "index"})  # what quarantine tables and Data Docs call other things
+
+
+class Report(Section):
+    title: str
+
+
+class Tracking(Section):
+    experiment: str
+    register_model: bool
+
+
+class Pipeline(Section):
+    """The Prefect schedule and how often a failing stage is tried again."""
+
+    cron: str
+    timezone: str
+    retries: Annotated[int, Field(ge=0)]
+    retry_delay_s: Annotated[float, Field(ge=0.0)]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    sources: Annotated[dict[Name, Source], Field(min_length=1)]
+    download: Download
+    captioners: Annotated[dict[Name, Captioner], Field(min_length=1)]
+    executor: Executor
+    validate_: Annotated[Validate, Field(alias="validate")]
+    quality: Quality
+    evalsets: Annotated[dict[Name, Evalset], Field(min_length=1)]
+    train: Train
+    methods: Annotated[dict[Name, Method], Field(min_length=1)]
+    evaluate: Evaluate
+    report: Report
+    tracking: Tracking
+    pipeline: Pipeline
+
+    def train_settings(self, method: str) -> Train:
+        """The section `train` with what the method of this name sets otherwise.
+
+        Raises:
+            ParamsError: the method's `train` has an unknown key or a value that does not fit.
+        """
+        return _override(self.train, self.methods[method].train, f"methods.{method}.train")
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, a key is unknown or missing, or a value does not fit.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing: run from the project's top folder.") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    return parse_params(values, str(path))
+
+
+def parse_params(values: Any, where: str) -> Params:
+    """Check a parsed mapping; `where` names it in errors."""
+    if not isinstance(values, dict):
+        raise ParamsError(f"{where} holds {type(values).__name__}; expected a mapping of sections.")
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(explain(error, values, where, Params)) from None
+    for name in RESERVED_NAMES & params.captioners.keys():
+        raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
+    for name in params.methods:
+        params.train_settings(name)
+    for name, evalset in params.evalsets.items():
+        if isinstance(evalset, HoldoutEvalset):
+            _check_holdout(name, evalset, params)
+    return params
+
+
+T = TypeVar("T")
+
+
+def entry(section: dict[str, T], what: str, name: str) -> T:
+    """The entry `name` of a named section.
+
+    Raises:
+        ParamsError: there is none; the message lists those there are.
+    """
+    if name not in section:
+        near = difflib.get_close_matches(name, section, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParamsError(f"params.yaml has no {what} {name!r}, it has {', '.join(section)}{hint}")
+    return section[name]
+
+
+def _override(settings: Train, changes: dict[str, Any], where: str) -> Train:
+    try:
+        return Train.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = str(problem["loc"][0])
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"{where}.{key}: unknown key{nearest(key, Train.model_fields)}")
+            else:
+                problems.append(f"{where}.{key}: {problem['msg']}, got {problem['input']!r}")
+        raise ParamsError("; ".join(problems)) from None
+
+
+def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:
+    if evalset.path.parent != Path("data/images") or evalset.source not in params.sources:
+        folders = ", ".join(f"data/images/{source}" for source in params.sources)
+        raise ParamsError(f"evalsets.{name}.path is {str(evalset.path)!r}; a source's images lie in {folders}.")
+    if params.sources[evalset.source].held_out_share == 0:
+        raise ParamsError(f"evalsets.{name} needs sources.{evalset.source}.held_out_share above 0.")

@@ -1,0 +1,93 @@
+"""Sections of training and evaluation."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lotlip.params.section import Device, PositiveFloat, PositiveInt, Section, Share
+
+
+class ScenesEvalset(Section):
+    """Held-out rendered scenes with reference descriptions, five short captions, or classes."""
+
+    kind: Literal["scenes"]
+    path: Path
+    texts: Literal["reference", "short", "classes"]
+    num_images: PositiveInt
+    seed: int
+
+
+class HoldoutEvalset(Section):
+    """The held-out share of a source, with its raw captions; `path` is the source's data/images/<source>."""
+
+    kind: Literal["holdout"]
+    path: Path
+
+    @property
+    def source(self) -> str:
+        return self.path.name
+
+
+Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
+
+
+class Train(Section):
+    """Settings that all methods share, unless a method's own `train` says otherwise."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0.0)]
+    warmup_share: Share
+    grad_clip: PositiveFloat
+    image_tower: str
+    image_tower_revision: str | None
+    tokenizer: str
+    tokenizer_revision: str | None
+    text_tower: str | None
+    text_tower_revision: str | None
+    text_layers: PositiveInt
+    text_width: PositiveInt
+    text_heads: PositiveInt
+    text_dropout: Share
+    embed_dim: PositiveInt
+    token_limit: Annotated[int, Field(ge=8)]
+    keep_positions: Annotated[int, Field(ge=0)]
+    run_length: PositiveInt
+    weight_raw: Annotated[float, Field(ge=0.0)]
+    weight_long: Annotated[float, Field(ge=0.0)]
+    device: Device
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Method(Section):
+    """What makes a method that method: its towers, its texts, its objective; the defaults are those of LiT."""
+
+    image_tower: Literal["locked", "unlocked"] = "locked"
+    image_projection: bool = False
+    text_tower: Literal["bert", "causal"] = "bert"
+    corner_tokens: Annotated[int, Field(ge=0)] = 0
+    corner_mask: bool = True
+    short_text: Literal["raw", "raw_or_rewrite", "first_sentence"] = "raw"
+    num_long: Annotated[int, Field(ge=0)] = 0
+    long_text: Literal["runs", "whole"] = "runs"
+    objective: Literal["softmax", "sigmoid", "late_interaction"] = "softmax"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    short_components: PositiveInt | None = None
+    train: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Method":
+        if self.corner_tokens and self.text_tower != "bert":
+            raise ValueError("corner_tokens need text_tower: bert")
+        if self.objective != "softmax" and (self.label_smoothing or self.short_components):
+            raise ValueError(f"label_smoothing and short_components belong to objective: softmax, not {self.objective}")
+        if self.objective == "late_interaction" and (self.num_long or self.corner_tokens):
+            raise ValueError("objective: late_interaction takes one text an image and no corner_tokens")
+        return self
+
+
+class Evaluate(Section):
+    batch_size: PositiveInt
+    device: Device

@@ -1,0 +1,58 @@
+"""Sections that judge images and captions: validation and quality."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lotlip.params.section import Device, PositiveInt, Section, Share
+
+
+class ImageRules(Section):
+    min_side: PositiveInt
+    max_aspect: Annotated[float, Field(ge=1.0)]
+    max_failed_share: Share
+    max_duplicate_share: Share
+
+
+class RawRules(Section):
+    min_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: PositiveInt
+    max_duplicate_share: Share
+
+
+class LongRules(Section):
+    min_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: PositiveInt
+    max_truncated_share: Share
+    max_duplicate_share: Share
+    min_raw_word_recall: Share
+
+
+class Validate(Section):
+    """Thresholds that reject single samples, and ceilings that fail the stage."""
+
+    tokenizer: str
+    tokenizer_revision: str | None
+    image: ImageRules
+    raw: RawRules
+    long: LongRules
+    max_rejected_share: Share
+    on_breach: Literal["fail", "report"]
+
+
+class Similarity(Section):
+    """The image-text model that compares captions with images; it is to be none that these captions train."""
+
+    checkpoint: str
+    revision: str | None = None
+    batch_size: PositiveInt = 64
+    device: Device = "auto"
+
+
+class Quality(Section):
+    """How captions are measured against each other and the images; the comments in params.yaml say what a key means."""
+
+    objects: Path
+    max_images: PositiveInt
+    similarity: Similarity
