@@ -187,3 +187,27 @@ def test_an_outage_in_the_middle_of_an_upload_is_waited_out_or_said(
         server.start()
         assert server.list_keys("outage") == [storage.parse(url).key]
         storage.store(other, f"s3://{BUCKET}/outage", sha256_file(other))
+
+
+def test_checkpoints_come_from_prefixes(s3: S3Server) -> None:
+    import torch
+
+    from lotlip.model.image_tower import load_image_tower
+    from lotlip.text.tokenizer import LotlipTokenizer
+
+    weights = Path(__file__).parents[1] / "lotlip/sample/weights"
+    for name in ("tokenizer", "vit"):
+        for path in (weights / name).iterdir():
+            s3.put(f"checkpoints/{name}/{path.name}", path.read_bytes())
+    place = f"s3://{BUCKET}/checkpoints"
+    here, there = (
+        LotlipTokenizer.load(source, num_corner_tokens=2, token_limit=64)
+        for source in (weights / "tokenizer", f"{place}/tokenizer")
+    )
+    assert there.fingerprint() == here.fingerprint()
+    towers = [load_image_tower(source) for source in (str(weights / "vit"), f"{place}/vit/")]
+    assert towers[0].settings == towers[1].settings
+    pairs = zip(towers[0].tower.parameters(), towers[1].tower.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(StorageError, match="nothing below this prefix"):
+        storage.local_folder(f"{place}/none")
