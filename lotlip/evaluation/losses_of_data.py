@@ -52,6 +52,9 @@ def _captions(results: Results) -> Iterator[DataLoss]:
         yield DataLoss(stage, "long texts cut at the length limit", report["truncated"], report["captioned"])
         if asked := report["short_captions"] + report["short_failed"]:
             yield DataLoss(stage, "images without a short caption", report["short_failed"], asked)
+        if table := report.get("table"):
+            unused = {name: table[name] for name in ("without_image", "repeated", "unreadable")}
+            yield DataLoss(stage, "rows of the table not used", sum(unused.values()), table["rows"], _why(unused))
 
 
 def _validation(results: Results) -> Iterator[DataLoss]:

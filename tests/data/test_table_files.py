@@ -186,8 +186,8 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds csv, jsonl; expected parts of one format"):
         find_files(tmp_path)
     assert find_files(tmp_path, "csv") == ("csv", [tmp_path / "t.csv"])
+    (tmp_path / "t.jsonl").write_text('{"url": "u"}')
     with pytest.raises(DataError, match=r"no column numbers; its columns are url"):
-        (tmp_path / "t.jsonl").write_text('{"url": "u"}')
         list(read_cells(tmp_path / "t.jsonl", None, [0]))
     packed = gzip.compress(b"url,caption\n" + b"".join(b"u%d,c\n" % i for i in range(9999)))
     for damaged in (packed[:-20], b"no gzip", packed[:500] + b"\0\0\0" + packed[503:]):
