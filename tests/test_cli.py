@@ -16,6 +16,7 @@ COMMANDS = (
     "configure",
     "download",
     "caption",
+    "import-captions",
     "plan",
     "stats",
     "evaluate",
@@ -68,6 +69,7 @@ def test_heavy_packages_wait_for_their_command() -> None:
         (("evaluate", "models/none", "--dataset", "data/none"), "models/none"),
         (("caption", "data/none", "out", "--captioner", "lava"), "did you mean 'llava'?"),
         (("download", "none.tsv", "out"), "none.tsv"),
+        (("import-captions", "none.csv", "data/none", "out", "--long-column", "long"), "data/none/manifest.json"),
         (("configure", "conf/none.yaml"), "the overlays here are conf/"),
     ],
 )
@@ -116,7 +118,11 @@ def test_a_folder_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     (foreign / "notes.txt").write_text("keep me")
     (tmp_path / "file").write_text("keep me")
     for out in (foreign, tmp_path / "file", TOP / "lotlip"):
-        for command in (("caption", "data/none", str(out), "--captioner", "llava"), ("download", "none.tsv", str(out))):
+        for command in (
+            ("caption", "data/none", str(out), "--captioner", "llava"),
+            ("import-captions", "none.csv", "data/none", str(out), "--long-column", "long"),
+            ("download", "none.tsv", str(out)),
+        ):
             done = lotlip(*command)
             assert (done.returncode, "name a new folder" in done.stderr) == (1, True), done.stderr
     assert (foreign / "notes.txt").read_text() == "keep me"

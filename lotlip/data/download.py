@@ -9,10 +9,19 @@ from typing import Any
 
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
-from lotlip.data.tables import STATUSES, error_class, read_rows
+from lotlip.data.table_files import fingerprint
+from lotlip.data.tables import FILTERED, STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError
 from lotlip.leases import at_work
-from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
+from lotlip.params import (
+    Download,
+    HfDatasetSource,
+    ImageFolderSource,
+    ScenesSource,
+    ShardsSource,
+    Source,
+    UrlTableSource,
+)
 from lotlip.records import content_key, sha256_file
 
 VERSION = 1  # of the bytes that this code writes: raise it when they change
@@ -35,7 +44,8 @@ def download_source(
         root: place in S3 where the shards' files go; None: they stay in `out`.
 
     Returns:
-        Counts: `requested`, one per status, `failed_share` in [0, 1], `shards`, `bytes`, `errors` by class.
+        Counts: `requested`, one per status, `filtered` (of the rejected), `failed_share` in [0, 1] of those that no
+        filter left out, `shards`, `bytes`, `errors` by class.
 
     Raises:
         DataError: the source is missing, unreadable or empty, no image came through, the disk is full, or
@@ -67,10 +77,13 @@ def summarise(folder: Path, shards: Sequence[Shard]) -> dict[str, Any]:
             if row.error is not None:
                 errors[error_class(row.error)] += 1
     requested = statuses.total()
+    filtered = sum(count for error, count in errors.items() if error.startswith(FILTERED))
+    wanted = requested - filtered
     return {
         "requested": requested,
         **{status: statuses[status] for status in STATUSES},
-        "failed_share": round(1 - statuses["success"] / requested, 6) if requested else 0.0,
+        "filtered": filtered,
+        "failed_share": round(1 - statuses["success"] / wanted, 6) if wanted else 0.0,
         "shards": len(shards),
         "bytes": sum(shard.files["tar"].num_bytes for shard in shards),
         "errors": dict(sorted(errors.items(), key=lambda item: (-item[1], item[0]))),
@@ -91,6 +104,16 @@ def _make_shards(source: Source, name: str, settings: Download, folder: Path) ->
             from lotlip.data.imports import import_shards
 
             return import_shards(source, name, settings, folder)
+        case ImageFolderSource():
+            from lotlip.data.candidates import pack_candidates
+            from lotlip.data.image_folders import find_images
+
+            return pack_candidates(find_images(source, settings.max_bytes), name, settings, folder)
+        case HfDatasetSource():
+            from lotlip.data.candidates import pack_candidates
+            from lotlip.data.hf_datasets import find_rows
+
+            return pack_candidates(find_rows(source), name, settings, folder)
 
 
 def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards: Sequence[Shard]) -> None:
@@ -103,9 +126,9 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
     frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])
     if any(error.startswith("address refused") for error in report["errors"]):
         frequent += "; `download.allow_private_hosts: true` lets URLs point to this machine and private networks"
-    num_failed = report["requested"] - report["success"]
+    wanted = report["requested"] - report["filtered"]
     raise CeilingError(
-        f"Source {report['source']}: {num_failed} of {report['requested']} rows failed "
+        f"Source {report['source']}: {wanted - report['success']} of {wanted} rows failed "
         f"({report['failed_share']:.1%}); download.max_failed_share allows {ceiling:.1%}, and at least one "
         f"row must succeed. Most frequent: {frequent or 'no rows at all'}. Mend the cause or raise the "
         "ceiling, and run again: failed downloads are tried again, what is fetched is kept."
@@ -122,9 +145,11 @@ def _work_key(source: Source, settings: Download) -> str:
             assert renderer.origin is not None
             inputs["renderer"] = sha256_file(Path(renderer.origin))
         case UrlTableSource():
-            inputs["table"] = sha256_file(source.path) if source.path.is_file() else None
-        case ShardsSource():
-            files = sorted(source.path.glob("*")) if source.path.is_dir() else []
-            inputs["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            inputs["table"] = fingerprint(source.path, source.format)
+        case ShardsSource() | ImageFolderSource() | HfDatasetSource():
+            inputs["files"] = [
+                (str(file.relative_to(source.path)), file.lstat().st_size, file.lstat().st_mtime_ns)
+                for file in sorted(source.path.rglob("*"))
+            ]
     chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})

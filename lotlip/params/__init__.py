@@ -1,7 +1,26 @@
 """Typed view of params.yaml: every key is named here, and an unknown one is an error with the nearest valid name."""
 
-from lotlip.params.captioning import Captioner, CaptionerSettings, EndpointCaptioner, Executor, TransformersCaptioner
-from lotlip.params.data import Download, ScenesSource, ShardsSource, Source, UrlTableSource
+from lotlip.params.captioning import (
+    Captioner,
+    CaptionerSettings,
+    EndpointCaptioner,
+    Executor,
+    TableCaptioner,
+    TransformersCaptioner,
+    WritingCaptioner,
+)
+from lotlip.params.data import (
+    Column,
+    ColumnFilter,
+    Download,
+    HfDatasetSource,
+    ImageFolderSource,
+    ScenesSource,
+    ShardsSource,
+    Source,
+    TableFormat,
+    UrlTableSource,
+)
 from lotlip.params.file import (
     RESERVED_NAMES,
     Params,
@@ -21,12 +40,16 @@ __all__ = [
     "RESERVED_NAMES",
     "Captioner",
     "CaptionerSettings",
+    "Column",
+    "ColumnFilter",
     "Download",
     "EndpointCaptioner",
     "Evalset",
     "Evaluate",
     "Executor",
+    "HfDatasetSource",
     "HoldoutEvalset",
+    "ImageFolderSource",
     "ImageRules",
     "LongRules",
     "Method",
@@ -42,11 +65,14 @@ __all__ = [
     "Similarity",
     "Source",
     "Storage",
+    "TableCaptioner",
+    "TableFormat",
     "Tracking",
     "Train",
     "TransformersCaptioner",
     "UrlTableSource",
     "Validate",
+    "WritingCaptioner",
     "entry",
     "load_params",
     "parse_params",

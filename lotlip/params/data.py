@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lotlip.params.section import PositiveFloat, PositiveInt, Section, Share
+
+TableFormat = Literal["tsv", "csv", "jsonl", "parquet"]
+Column = str | int
 
 
 class ScenesSource(Section):
@@ -18,16 +21,48 @@ class ScenesSource(Section):
     held_out_share: Share = 0.0
 
 
+class ColumnFilter(Section):
+    """What a row's value in one column must be for the row to count; conditions add up.
+
+    `min` and `max` are inclusive and read the value as a number, `in` and `not_in` as text. A missing value (empty,
+    null, NaN, or for `min` and `max` no number) is left out, too, unless `missing` is `keep`.
+    """
+
+    min: float | None = None
+    max: float | None = None
+    in_: Annotated[tuple[str, ...] | None, Field(alias="in")] = None
+    not_in: tuple[str, ...] | None = None
+    missing: Literal["reject", "keep"] = "reject"
+
+    @model_validator(mode="after")
+    def _check(self) -> "ColumnFilter":
+        if all(each is None for each in (self.min, self.max, self.in_, self.not_in)):
+            raise ValueError("a filter needs one of min, max, in, not_in")
+        return self
+
+
 class UrlTableSource(Section):
-    """A table of image URLs and captions. Columns are named, or numbered from 0 where there is no header."""
+    """A table of image URLs and captions: a file, or a folder of part files.
+
+    `layout` names the columns of a known dataset; columns named here come before it. Columns are named, or numbered
+    from 0 where there is no header.
+    """
 
     kind: Literal["url_table"]
     path: Path
-    format: Literal["tsv", "csv", "parquet"]
-    url_column: str | int
-    caption_column: str | int
+    layout: Literal["cc3m", "cc12m", "yfcc15m", "laion", "coyo", "dreamlip"] | None = None
+    format: TableFormat | None = None
+    url_column: Column | None = None
+    caption_column: Column | None = None
     url_prefix: str = ""
+    filters: dict[Column, ColumnFilter] = Field(default_factory=dict)
     held_out_share: Share = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "UrlTableSource":
+        if self.layout is None and (self.url_column is None or self.caption_column is None):
+            raise ValueError("give a layout, or url_column and caption_column")
+        return self
 
 
 class ShardsSource(Section):
@@ -38,7 +73,30 @@ class ShardsSource(Section):
     held_out_share: Share = 0.0
 
 
-Source = Annotated[ScenesSource | UrlTableSource | ShardsSource, Field(discriminator="kind")]
+class ImageFolderSource(Section):
+    """A folder tree of images with captions beside them: `<name>.txt`, or a captions or metadata table."""
+
+    kind: Literal["image_folder"]
+    path: Path
+    caption_column: str | None = None
+    held_out_share: Share = 0.0
+
+
+class HfDatasetSource(Section):
+    """A folder that Hugging Face `datasets` wrote with `save_to_disk`, images inside."""
+
+    kind: Literal["hf_dataset"]
+    path: Path
+    split: str | None = None
+    image_column: str = "image"
+    caption_column: str
+    url_column: str | None = None
+    held_out_share: Share = 0.0
+
+
+Source = Annotated[
+    ScenesSource | UrlTableSource | ShardsSource | ImageFolderSource | HfDatasetSource, Field(discriminator="kind")
+]
 
 
 class Download(Section):

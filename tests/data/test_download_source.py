@@ -71,6 +71,7 @@ def test_rows_become_shards_in_the_order_of_the_table(tmp_path: Path) -> None:
         "failed_to_download": 0,
         "failed_to_decode": 0,
         "rejected": 0,
+        "filtered": 0,
         "failed_share": 0.0,
         "shards": 3,
         "bytes": sum(shard.files["tar"].num_bytes for shard in manifest.shards),
