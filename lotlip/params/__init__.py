@@ -4,13 +4,15 @@ from lotlip.params.captioning import Captioner, CaptionerSettings, EndpointCapti
 from lotlip.params.data import Download, ScenesSource, ShardsSource, Source, UrlTableSource
 from lotlip.params.file import RESERVED_NAMES, Params, Pipeline, Report, Tracking, entry, load_params, parse_params
 from lotlip.params.section import Section
-from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
+from lotlip.params.training import Augment, Decode, Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
 from lotlip.params.validation import ImageRules, LongRules, Quality, RawRules, Similarity, Validate
 
 __all__ = [
     "RESERVED_NAMES",
+    "Augment",
     "Captioner",
     "CaptionerSettings",
+    "Decode",
     "Download",
     "EndpointCaptioner",
     "Evalset",
