@@ -150,16 +150,17 @@ def _load(image: Image.Image) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # a damaged EXIF block says nothing against the pixels
-        return image
+        pass
+    return image
 
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits: convert("RGB") would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
