@@ -35,7 +35,8 @@ def scaled_crop(image: Image.Image, box: Box, target: tuple[int, int]) -> NDArra
     """A crop resized to `target`, from as few decoded pixels as keep it at 40 dB PSNR of the full decode.
 
     At 1/2, 1/4 or 1/8 of the size the box begins at a whole decoded pixel, so up to 7 pixels further left or up.
-    Pixels outside the box do not count, as in torchvision's RandomResizedCrop. Every machine finds the same bytes.
+    Pixels outside the box do not count, as in torchvision's RandomResizedCrop. PyTorch's kernels with and without
+    AVX give the same bytes.
 
     Args:
         image: a JPEG from `open_encoded`, not decoded yet.

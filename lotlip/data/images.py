@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -149,10 +150,8 @@ def _load(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
+    with suppress(Exception):  # a damaged EXIF block says nothing against the pixels
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # a damaged EXIF block says nothing against the pixels
-        pass
     return image
 
 

@@ -2,6 +2,10 @@
 
 import io
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +89,30 @@ def test_other_modes_become_rgb(mode: str) -> None:
 def test_other_ways_to_write_jpeg(options: dict[str, object]) -> None:
     data = encode(photo("china", 1000, 800), **options)
     assert psnr(scaled_centre(open_encoded(data, MANY), 160), full_centre(data, 160)) >= 40
+
+
+def test_a_stereo_jpeg_counts_with_its_first_picture() -> None:
+    first, second = photo("china", 1000, 800), photo("flower", 1000, 800)
+    buffer = io.BytesIO()
+    first.save(buffer, format="MPO", save_all=True, append_images=[second], quality=90)
+    assert psnr(scaled_centre(open_encoded(buffer.getvalue(), MANY), 160), full_centre(buffer.getvalue(), 160)) >= 40
+
+
+def test_a_processor_without_vector_instructions_finds_the_same_bytes(tmp_path: Path) -> None:
+    data = encode(photo("china", 1000, 751))
+    (tmp_path / "photo.jpg").write_bytes(data)
+    program = (
+        "import sys, torch; from pathlib import Path; from lotlip.data.images import open_encoded\n"
+        "from lotlip.data.decoding import scaled_centre\n"
+        "assert torch.backends.cpu.get_cpu_capability() == 'DEFAULT'\n"
+        f"image = open_encoded(Path('photo.jpg').read_bytes(), {MANY})\n"
+        "sys.stdout.buffer.write(scaled_centre(image, 160).tobytes())"
+    )
+    variables = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=variables, capture_output=True, check=True, timeout=100
+    )
+    assert done.stdout == scaled_centre(open_encoded(data, MANY), 160).tobytes()
 
 
 def test_a_crop_is_the_cut_out_part_resized() -> None:
