@@ -69,7 +69,8 @@ def download(
     from lotlip.params import UrlTableSource, load_params
 
     _check_new(out, "images")
-    settings = load_params().download
+    params = load_params()
+    settings = params.download
     updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}
     if concurrency is not None:
         updates["concurrency"] = concurrency
@@ -82,7 +83,12 @@ def download(
         url_prefix=url_prefix,
     )
     report = download_source(
-        source, out.name, settings.model_copy(update=updates), out, Path(".work/download") / out.name
+        source,
+        out.name,
+        settings.model_copy(update=updates),
+        out,
+        Path(".work/download") / out.name,
+        params.storage.root,
     )
     _print_json(report)
 
@@ -111,6 +117,7 @@ def caption(
         work=Path(".work/recaption") / captioner,
         executor=params.executor,
         max_failed_share=settings.max_failed_share,
+        root=params.storage.root,
     )
     _print_json(report)
 

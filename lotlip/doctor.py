@@ -61,6 +61,7 @@ def run_checks() -> list[Check]:
         _ports,
         _servers,
         _credentials,
+        _storage,
         _telemetry,
     )
     return [check for room in rooms for check in room()]
@@ -135,6 +136,7 @@ def _workspace() -> Iterator[Check]:
 
 def _params() -> Iterator[Check]:
     from lotlip.params import load_params
+    from lotlip.storage import is_s3
 
     try:
         params = load_params()
@@ -154,7 +156,7 @@ def _params() -> Iterator[Check]:
     checkpoints |= {"quality's judge": params.quality.similarity.checkpoint}
     checkpoints |= {"image tower": params.train.image_tower, "tokenizer": params.train.tokenizer}
     for name, checkpoint in checkpoints.items():
-        if Path(checkpoint).is_dir():
+        if Path(checkpoint).is_dir() or is_s3(checkpoint):
             yield Check(f"{name} checkpoint", "ok", checkpoint)
         else:
             yield Check(
@@ -218,6 +220,24 @@ def _credentials() -> Iterator[Check]:
     token = "HF_TOKEN" in os.environ or (Path.home() / ".cache/huggingface/token").is_file()
     advice = "" if token else "Needed for gated hub checkpoints only."
     yield Check("Hub token", "ok", "found" if token else "none", advice)
+
+
+def _storage() -> Iterator[Check]:
+    from lotlip.params import load_params
+    from lotlip.storage import list_objects
+
+    try:
+        root = load_params().storage.root
+    except LotlipError:  # said above
+        return
+    if root is None:
+        return
+    try:
+        next(list_objects(root), None)
+    except LotlipError as error:
+        yield Check("storage.root", "failed", str(error), "Data stages cannot keep their shards there.")
+    else:
+        yield Check("storage.root", "ok", f"{root} can be listed")
 
 
 def _telemetry() -> Iterator[Check]:

@@ -17,6 +17,10 @@ class DataError(LotlipError):
     """An input or a stage's output is missing, unreadable, or not what its manifest says."""
 
 
+class StorageError(LotlipError):
+    """An object in S3 is missing or damaged, or its server refuses or is away."""
+
+
 class CeilingError(LotlipError):
     """More data was lost or rejected than the ceiling in params.yaml allows."""
 

@@ -14,7 +14,7 @@ def main(name: str) -> None:
     params = load_params()
     source = entry(params.sources, "source", name)
     out = Path("data/images") / name
-    report = download_source(source, name, params.download, out, Path(".work/download") / name)
+    report = download_source(source, name, params.download, out, Path(".work/download") / name, params.storage.root)
     raw = dataset_statistics(entry.texts for entry in read_layout("manifest", out))
     del raw["tokens_per_text"]  # no tokenizer belongs to this stage
     write_json(Path("reports/download") / f"{name}.json", {**report, "raw": raw})

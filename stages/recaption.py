@@ -23,6 +23,7 @@ def main(name: str) -> None:
         work=Path(".work/recaption") / name,
         executor=params.executor,
         max_failed_share=settings.max_failed_share,
+        root=params.storage.root,
     )
     write_json(Path("reports/recaption") / f"{name}.json", report)
 

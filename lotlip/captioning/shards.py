@@ -25,8 +25,10 @@ from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader
 from lotlip.errors import CeilingError, DataError
 from lotlip.executor import run_tasks
+from lotlip.leases import at_work
 from lotlip.params import Executor
-from lotlip.records import content_key, disk_errors, locked, publish_folder, read_json, write_json
+from lotlip.records import content_key, publish_folder, read_json, write_json
+from lotlip.storage import find_size, local
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +50,7 @@ class ShardTask:
     """
 
     name: str
-    tar: Path
+    tar: str
     sha256: str
     num_bytes: int
     num_samples: int
@@ -74,6 +76,7 @@ def caption_shards(
     work: Path,
     executor: Executor = HERE,
     max_failed_share: float = 1.0,
+    root: str | None = None,
 ) -> dict[str, Any]:
     """Caption every image of the manifests and publish the sidecars as the folder `out`.
 
@@ -86,13 +89,14 @@ def caption_shards(
         work: where finished batches and shards are kept between runs; on a cluster, a folder that all machines see.
         executor: where shards are captioned; the captions do not depend on it.
         max_failed_share: with more failed images nothing is published.
+        root: place in S3 where the tables go; None: they stay in `out`.
 
     Returns:
         The report's numbers (see `caption_report`).
 
     Raises:
-        DataError: a shard is missing or damaged, two shards share a name, the disk is full, or another run works in
-            `work`.
+        DataError: a shard is missing or damaged, two shards share a name, the disk is full, or another run is at
+            this work.
         ModelError: the captioner cannot be loaded, or its server is away.
         ExecutorError: workers cannot be started, or die again and again.
         CeilingError: more images failed than `max_failed_share` allows. What failed for a reason that may pass (a
@@ -104,7 +108,7 @@ def caption_shards(
     requested = sum(task.num_samples for task in tasks)
     tables: dict[int, Path] = {}
     done = now = 0
-    with locked(work), disk_errors(work):
+    with at_work(work, root):
         started = time.monotonic()
         for i, result in run_tasks(tasks, OpenWorker(open_captioner, batch_size, work.absolute()), executor):
             tables[i], done, now = result.table, done + tasks[i].num_samples, now + result.captioned_now
@@ -114,7 +118,7 @@ def caption_shards(
         finished = [(task, tables[i]) for i, task in enumerate(tasks)]
         report = caption_report((row for _, table in finished for row in read_captions(table)), requested)
         _check_ceiling(report, max_failed_share)
-        _publish(finished, out)
+        _publish(finished, out, root)
         return report
 
 
@@ -139,7 +143,7 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
     if table.is_file() and len(rows) == count_rows(table):
         _check_size(task)  # its hash is not worth a reading of the whole tar, but that it is there and whole is
         return ShardResult(table, 0, None)
-    with ShardReader(task.tar, task.sha256) as reader:
+    with ShardReader(local(task.tar, task.sha256), task.sha256) as reader:
         keys = reader.keys
         if len(keys) != task.num_samples:
             raise DataError(f"{task.tar} has {len(keys)} samples, its manifest says {task.num_samples}.")
@@ -166,7 +170,7 @@ def caption_shard(task: ShardTask, captioner: Captioner, batch_size: int, work: 
 
 
 def _check_size(task: ShardTask) -> None:
-    size = task.tar.stat().st_size if task.tar.is_file() else 0
+    size = find_size(task.tar)
     if size != task.num_bytes:
         raise DataError(
             f"Shard {task.tar} has {size} bytes, its manifest says {task.num_bytes}: the file is damaged or was "
@@ -176,8 +180,8 @@ def _check_size(task: ShardTask) -> None:
 
 def _task(manifest: Manifest, shard: Shard, max_pixels: int) -> ShardTask:
     tar = shard.files["tar"]
-    path = manifest.path(shard, "tar").absolute()  # a worker may have another working directory
-    return ShardTask(shard.name, path, tar.sha256, tar.num_bytes, shard.num_samples, max_pixels)
+    location = manifest.location(shard, "tar")  # absolute: a worker may have another working directory
+    return ShardTask(shard.name, location, tar.sha256, tar.num_bytes, shard.num_samples, max_pixels)
 
 
 def _finished(rows: list[Row]) -> dict[tuple[str, str], Row]:
@@ -284,14 +288,14 @@ def caption_batch(captioner: Captioner, batch: Batch, kind: Kind) -> list[Writte
     return [Written(failed(image), ()) if isinstance(image, str) else next(captions) for image in batch.decoded]
 
 
-def _publish(tables: list[tuple[ShardTask, Path]], out: Path) -> None:
+def _publish(tables: list[tuple[ShardTask, Path]], out: Path, root: str | None) -> None:
     with publish_folder(out) as staging:
         shards = []
         for task, table in tables:
             shutil.copyfile(table, staging / f"{task.name}.parquet")
             file = describe_file(staging, f"{task.name}.parquet")
             shards.append(Shard(task.name, count_rows(table), {"table": file}, of=task.sha256))
-        write_manifest(staging, "captions", shards)
+        write_manifest(staging, "captions", shards, root)
 
 
 class _Progress:

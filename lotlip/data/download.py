@@ -11,13 +11,16 @@ from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
 from lotlip.data.tables import STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError
+from lotlip.leases import at_work
 from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
-from lotlip.records import content_key, disk_errors, locked, sha256_file
+from lotlip.records import content_key, sha256_file
 
 VERSION = 1  # of the bytes that this code writes: raise it when they change
 
 
-def download_source(source: Source, name: str, settings: Download, out: Path, work: Path) -> dict[str, Any]:
+def download_source(
+    source: Source, name: str, settings: Download, out: Path, work: Path, root: str | None = None
+) -> dict[str, Any]:
     """Make the image dataset of a source in `out` and return its report.
 
     Finished shards and fetched rows lie in `work` until all is done, so that a killed run continues; `out`
@@ -29,23 +32,25 @@ def download_source(source: Source, name: str, settings: Download, out: Path, wo
         settings: how to get it.
         out: dataset folder, replaced.
         work: folder for unfinished work, of this source alone.
+        root: place in S3 where the shards' files go; None: they stay in `out`.
 
     Returns:
         Counts: `requested`, one per status, `failed_share` in [0, 1], `shards`, `bytes`, `errors` by class.
 
     Raises:
         DataError: the source is missing, unreadable or empty, no image came through, the disk is full, or
-            another run works in `work`.
+            another run is at this work.
+        StorageError: S3 refuses or is away.
         CeilingError: more rows failed than `settings.max_failed_share` allows. Rows that failed to download
             are tried again by the next run; the others are kept.
     """
     folder = work / _work_key(source, settings)[:16]
-    with locked(work), disk_errors(work):
+    with at_work(work, root):
         folder.mkdir(parents=True, exist_ok=True)
         shards = _make_shards(source, name, settings, folder)
         report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
         _check_ceiling(report, settings.max_failed_share, folder, shards)
-        publish(folder, out, shards)
+        publish(folder, out, shards, root)
         shutil.rmtree(folder)
     counts = f"{report['success']} of {report['requested']} rows in {len(shards)} shards"
     print(f"download {name}: {counts}", flush=True)

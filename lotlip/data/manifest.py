@@ -1,17 +1,20 @@
 """Manifests: what a data folder holds. Everyone reads the manifest; nobody lists folders.
 
+The files lie beside the manifest, or in S3 under the names of their hashes; then they are copied here when read.
+
 A data stage's output is a folder with `manifest.json` and one entry a shard. Image folders hold a tar and
 a table (parquet, a row for every requested sample) a shard; sidecar folders hold one parquet a shard under
 the same shard name, joined with the images by sample key.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from lotlip.errors import DataError
 from lotlip.records import read_json, sha256_file, write_json
+from lotlip.storage import is_s3, local_copy, store
 
 FORMAT = "lotlip-1"
 Kind = Literal["images", "captions", "quarantine", "quality"]
@@ -19,7 +22,7 @@ Kind = Literal["images", "captions", "quarantine", "quality"]
 
 @dataclass(frozen=True)
 class File:
-    """One file of a dataset: path relative to the manifest's folder, size in bytes, hex SHA-256."""
+    """One file of a dataset: path relative to the manifest's folder or `s3://` URL, size in bytes, hex SHA-256."""
 
     path: str
     num_bytes: int
@@ -52,9 +55,19 @@ class Manifest:
     def num_samples(self) -> int:
         return sum(shard.num_samples for shard in self.shards)
 
+    def location(self, shard: Shard, role: str) -> str:
+        """Where the shard's file of that role lies: an absolute path, or an `s3://` URL."""
+        path = shard.files[role].path
+        return path if is_s3(path) else str((self.folder / path).absolute())
+
     def path(self, shard: Shard, role: str) -> Path:
-        """Where the shard's file of that role lies."""
-        return self.folder / shard.files[role].path
+        """The shard's file of that role, copied here first where it lies in S3.
+
+        Raises:
+            StorageError: it cannot be had from S3, or has other bytes there than the manifest says.
+        """
+        file = shard.files[role]
+        return local_copy(file.path, file.sha256) if is_s3(file.path) else self.folder / file.path
 
     def shard(self, name: str) -> Shard:
         """The shard of that name.
@@ -74,9 +87,17 @@ def describe_file(folder: Path, path: str) -> File:
     return File(path, full.stat().st_size, sha256_file(full))
 
 
-def write_manifest(folder: Path, kind: Kind, shards: Iterable[Shard]) -> Manifest:
-    """Write `folder/manifest.json` (atomically, last of all files) and return it."""
-    manifest = Manifest(folder, kind, tuple(shards))
+def write_manifest(folder: Path, kind: Kind, shards: Iterable[Shard], root: str | None = None) -> Manifest:
+    """Write `folder/manifest.json` (atomically, last of all files) and return it.
+
+    With a `root` in S3, the shards' files are moved from the folder to there first.
+
+    Raises:
+        StorageError: S3 refuses or is away.
+    """
+    manifest = Manifest(
+        folder, kind, tuple(shards if root is None else (_moved(shard, folder, root) for shard in shards))
+    )
     entries = [asdict(shard) for shard in manifest.shards]
     write_json(folder / "manifest.json", {"format": FORMAT, "kind": kind, "shards": entries})
     return manifest
@@ -104,3 +125,11 @@ def read_manifest(folder: Path, kind: Kind) -> Manifest:
         for entry in record["shards"]
     )
     return Manifest(folder, kind, shards)
+
+
+def _moved(shard: Shard, folder: Path, root: str) -> Shard:
+    files = {}
+    for role, file in shard.files.items():
+        files[role] = replace(file, path=store(folder / file.path, root, file.sha256))
+        (folder / file.path).unlink()
+    return replace(shard, files=files)

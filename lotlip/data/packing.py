@@ -59,15 +59,18 @@ def finished_shard(folder: Path, name: str) -> Shard | None:
         return None
 
 
-def publish(folder: Path, out: Path, shards: Sequence[Shard]) -> None:
-    """Make the dataset folder `out` from finished shards: files and manifest appear together, by rename."""
+def publish(folder: Path, out: Path, shards: Sequence[Shard], root: str | None) -> None:
+    """Make the dataset folder `out` from finished shards: files and manifest appear together, by rename.
+
+    With a `root` in S3, the files lie there and `out` holds the manifest alone.
+    """
     for left_by_killed_run in out.parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(left_by_killed_run)
     with publish_folder(out) as staging:
         for shard in shards:
             for file in shard.files.values():
                 link_or_copy(folder / file.path, staging / file.path)
-        write_manifest(staging, "images", shards)
+        write_manifest(staging, "images", shards, root)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.records import read_json
+from lotlip.storage import local_folder
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ def load_image_tower(source: str, revision: str | None = None) -> PretrainedImag
         raise ModelError(f"The image tower {source} lacks weights: {', '.join(sorted(info['missing_keys']))}.")
     tower = loaded.vision_model if is_clip else loaded
     projection = loaded.visual_projection.weight.detach() if is_clip else None
-    return PretrainedImage(tower, _image_settings(source, tower.config.image_size), projection)
+    return PretrainedImage(
+        tower, _image_settings(location["pretrained_model_name_or_path"], tower.config.image_size), projection
+    )
 
 
 def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]:
@@ -120,6 +123,7 @@ def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]
     Raises:
         ModelError: it is neither.
     """
+    source = local_folder(source)
     if Path(source).is_dir():
         return {"pretrained_model_name_or_path": source, "local_files_only": True}
     if revision is None or source.startswith((".", "/")):

@@ -2,7 +2,17 @@
 
 from lotlip.params.captioning import Captioner, CaptionerSettings, EndpointCaptioner, Executor, TransformersCaptioner
 from lotlip.params.data import Download, ScenesSource, ShardsSource, Source, UrlTableSource
-from lotlip.params.file import RESERVED_NAMES, Params, Pipeline, Report, Tracking, entry, load_params, parse_params
+from lotlip.params.file import (
+    RESERVED_NAMES,
+    Params,
+    Pipeline,
+    Report,
+    Storage,
+    Tracking,
+    entry,
+    load_params,
+    parse_params,
+)
 from lotlip.params.section import Section
 from lotlip.params.training import Augment, Decode, Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
 from lotlip.params.validation import ImageRules, LongRules, Quality, RawRules, Similarity, Validate
@@ -33,6 +43,7 @@ __all__ = [
     "ShardsSource",
     "Similarity",
     "Source",
+    "Storage",
     "Tracking",
     "Train",
     "TransformersCaptioner",

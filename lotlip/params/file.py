@@ -11,7 +11,7 @@ from lotlip.errors import ParamsError
 from lotlip.params.captioning import Captioner, Executor
 from lotlip.params.data import Download, Source
 from lotlip.params.explain import problems
-from lotlip.params.section import Name, Section
+from lotlip.params.section import Name, S3Url, Section
 from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, Train
 from lotlip.params.validation import Quality, Validate
 
@@ -25,6 +25,12 @@ class Report(Section):
 class Tracking(Section):
     experiment: str
     register_model: bool
+
+
+class Storage(Section):
+    """Where files of shards and sidecars lie: beside their manifests, or below `root` in S3."""
+
+    root: S3Url | None
 
 
 class Pipeline(Section):
@@ -41,6 +47,7 @@ class Params(Section):
 
     sources: Annotated[dict[Name, Source], Field(min_length=1)]
     download: Download
+    storage: Storage
     captioners: Annotated[dict[Name, Captioner], Field(min_length=1)]
     executor: Executor
     validate_: Annotated[Validate, Field(alias="validate")]

@@ -1,5 +1,6 @@
 """The quarantine: what was rejected and why, a table an image shard."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,11 @@ COLUMNS = ("key", "subject", "reason")
 
 
 def write_quarantine(
-    shards: dict[str, Shard], tables: dict[str, "pd.DataFrame"], reasons: dict[str, "pd.DataFrame"], out: Path
+    shards: dict[str, Shard],
+    tables: dict[str, "pd.DataFrame"],
+    reasons: dict[str, "pd.DataFrame"],
+    out: Path,
+    root: str | None = None,
 ) -> Manifest:
     """Write `key, subject, reason` of everything rejected, ordered by subject, sample and reason.
 
@@ -22,6 +27,7 @@ def write_quarantine(
         tables: by subject ("image", "raw", captioners), with columns `shard` and `key`.
         reasons: by subject, boolean, rows of the table by reasons.
         out: the folder, replaced as a whole.
+        root: place in S3 where the tables go; None: they stay in `out`.
     """
     import pandas as pd
     import pyarrow as pa
@@ -38,8 +44,8 @@ def write_quarantine(
             pq.write_table(table, staging / f"{shard.name}.parquet")
             file = describe_file(staging, f"{shard.name}.parquet")
             entries.append(Shard(shard.name, len(rows), {"table": file}, shard.files["tar"].sha256))
-        write_manifest(staging, "quarantine", entries)
-    return Manifest(out, "quarantine", tuple(entries))
+        written = write_manifest(staging, "quarantine", entries, root)
+    return replace(written, folder=out)
 
 
 def _rejected_rows(subject: str, table: "pd.DataFrame", reasons: "pd.DataFrame") -> "pd.DataFrame":

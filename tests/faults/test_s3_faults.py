@@ -1,0 +1,181 @@
+"""Datasets whose files lie in S3: killed, cut off and damaged in the middle, and never two runs at once."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lotlip.captioning.backends import open_captioner
+from lotlip.captioning.shards import caption_shards
+from lotlip.captioning.tables import read_captions
+from lotlip.data import packing
+from lotlip.data.download import download_source
+from lotlip.data.manifest import read_manifest
+from lotlip.data.shards import ShardReader
+from lotlip.data.tables import read_rows
+from lotlip.errors import DataError, StorageError
+from lotlip.leases import leased
+from lotlip.params import Download, ScenesSource, load_params
+from lotlip.storage import _client_of
+from tests.captioning.samples import captioner_params
+from tests.captioning.tiny import build_tiny_llava
+from tests.s3_server import BUCKET, S3Server, running_s3, s3, s3_process, use
+
+__all__ = ["s3", "s3_process"]
+pytestmark = pytest.mark.server
+NUM, SHARDS = 12, 3
+SOURCE = ScenesSource(kind="scenes", path=Path("scenes.py"), num_images=NUM, seed=5)
+
+
+def settings() -> Download:
+    return load_params().download.model_copy(update={"shard_size": NUM // SHARDS})
+
+
+def download(tmp_path: Path, root: str | None, out: str = "out", work: str = "work/scenes") -> None:
+    download_source(SOURCE, "scenes", settings(), tmp_path / out, tmp_path / work, root)
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Image and caption of every sample, read as any stage reads them."""
+    found = {}
+    manifest = read_manifest(folder, "images")
+    for shard in manifest.shards:
+        with ShardReader(manifest.path(shard, "tar"), shard.files["tar"].sha256) as reader:
+            found.update({key: (reader.image(key), reader.caption(key)) for key in reader.keys})
+        assert {row.key for row in read_rows(manifest.path(shard, "table"))} <= found.keys()
+    return found
+
+
+def test_images_and_captions_lie_in_s3_and_read_as_from_disk(s3: S3Server, tmp_path: Path) -> None:
+    root = f"s3://{BUCKET}/{time.time_ns()}"
+    download(tmp_path, None, "here", "work/here")
+    download(tmp_path, root)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "here")
+    here, there = (read_manifest(tmp_path / name, "images") for name in ("here", "out"))
+    assert [shard.files["tar"].sha256 for shard in there.shards] == [shard.files["tar"].sha256 for shard in here.shards]
+    captioner = open_captioner(captioner_params(build_tiny_llava(tmp_path / "llava")))
+    for manifest, name, place in ((there, "captions", root), (here, "captions_here", None)):
+        report = caption_shards(
+            [manifest],
+            tmp_path / name,
+            lambda: captioner,
+            batch_size=4,
+            max_pixels=10**6,
+            work=tmp_path / "work" / name,
+            root=place,
+        )
+        assert report["requested"] == NUM
+    assert [path.name for path in (tmp_path / "captions").iterdir()] == ["manifest.json"]
+    written, expected = (read_manifest(tmp_path / name, "captions") for name in ("captions", "captions_here"))
+    for shard, other in zip(written.shards, expected.shards, strict=True):
+        assert read_captions(written.path(shard, "table")) == read_captions(expected.path(other, "table"))
+
+
+def child(work: Callable[[], None]) -> int:
+    """Run in a process of its own; minus the signal that ended it, or its exit status."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def test_killed_between_any_two_uploads_the_next_run_uploads_the_rest(s3: S3Server, tmp_path: Path) -> None:
+    download(tmp_path, None, "here", "work/here")
+    for number in range(1, 2 * SHARDS + 1):
+        root = f"s3://{BUCKET}/{time.time_ns()}"
+        out, work = f"out{number}", f"work{number}/scenes"
+
+        def until_killed(number: int = number, root: str = root, out: str = out, work: str = work) -> None:
+            import lotlip.data.manifest as module
+
+            real, left = module.store, [number]
+
+            def deadly(path: Path, root: str, sha256: str) -> str:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(path, root, sha256)
+
+            module.store = deadly
+            download(tmp_path, root, out, work)
+
+        assert child(until_killed) == -signal.SIGKILL
+        assert not (tmp_path / out).exists()
+        before = s3.list_keys(f"{root.rpartition('/')[2]}/objects")
+        assert len(before) == number - 1
+        s3.client().delete_object(Bucket=BUCKET, Key=f"{root.rpartition('/')[2]}/leases/work{number}/scenes")
+        download(tmp_path, root, out, work)
+        assert contents(tmp_path / out) == contents(tmp_path / "here")
+
+
+def test_an_outage_stops_the_stage_with_a_message_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_s3(tmp_path / "server") as server:
+        use(server, monkeypatch, tmp_path)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        root = f"s3://{BUCKET}/store"
+        stopped = threading.Event()
+
+        def stop_at_first_upload(*arguments: object) -> None:
+            if not stopped.is_set():
+                server.stop()
+                stopped.set()
+
+        real = packing.write_manifest
+        monkeypatch.setattr(packing, "write_manifest", lambda *a: (stop_at_first_upload(), real(*a))[1])
+        with pytest.raises(StorageError, match=r"cannot be used.*run again: what is finished is kept"):
+            download(tmp_path, root)
+        assert not (tmp_path / "out").exists()
+        marks = list((tmp_path / "work/scenes").rglob("*.shard.json"))
+        assert len(marks) == SHARDS, "the rendered shards are kept"
+        rendered = {mark: mark.stat().st_mtime_ns for mark in marks}
+        server.start()
+        monkeypatch.setattr(packing, "write_manifest", lambda *a: (check_kept(rendered), real(*a))[1])
+        lease_of_a_dead_run(server)
+        download(tmp_path, root)
+        assert len(contents(tmp_path / "out")) == NUM
+        server.stop()
+        _client_of.cache_clear()
+        monkeypatch.setenv("LOTLIP_CACHE_DIR", str(tmp_path / "empty"))
+        with pytest.raises(StorageError, match="cannot be used"):
+            contents(tmp_path / "out")
+
+
+def check_kept(rendered: dict[Path, int]) -> None:
+    assert {mark: mark.stat().st_mtime_ns for mark in rendered} == rendered
+
+
+def lease_of_a_dead_run(server: S3Server) -> None:
+    """The run that met the outage could not give its lease back: without this, the next waits for its end."""
+    server.client().delete_object(Bucket=BUCKET, Key="store/leases/work/scenes")
+
+
+def test_two_runs_on_one_storage_and_the_second_is_told(s3: S3Server, tmp_path: Path) -> None:
+    root = f"s3://{BUCKET}/{time.time_ns()}"
+    with leased(f"{root}/leases/work/scenes"), pytest.raises(DataError, match="Another run is at work"):
+        download(tmp_path, root)
+    download(tmp_path, root)
+
+
+@pytest.mark.parametrize("role", ["tar", "table"])
+def test_an_object_damaged_in_s3_is_found_when_read(s3: S3Server, tmp_path: Path, role: str) -> None:
+    root = f"s3://{BUCKET}/{time.time_ns()}"
+    download(tmp_path, root)
+    url = read_manifest(tmp_path / "out", "images").shards[1].files[role].path
+    key = url.removeprefix(f"s3://{BUCKET}/")
+    body = bytearray(s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    body[len(body) // 2] ^= 1
+    s3.put(key, bytes(body))
+    with pytest.raises(StorageError, match=f"{key}.*the object is damaged"):
+        contents(tmp_path / "out")
+    s3.client().delete_object(Bucket=BUCKET, Key=key)
+    with pytest.raises(StorageError, match="no such object"):
+        contents(tmp_path / "out")
