@@ -3,10 +3,12 @@
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lotlip.data.shards import encode_png
@@ -40,7 +42,35 @@ def open_rgb(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         DataError: not an image, larger than `max_pixels`, or damaged; the message is a short reason.
     """
-    return _flatten(_upright(_decode(data, max_pixels)))
+    return load_rgb(open_encoded(data, max_pixels))
+
+
+def open_encoded(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header of `data`; no pixel is decoded yet.
+
+    Raises:
+        DataError: not an image, or larger than `max_pixels`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
+    except UnidentifiedImageError:
+        raise DataError(f"not an image: none of {', '.join(READABLE_FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise DataError("image too large: beyond Pillow's own limit") from None
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        raise DataError(f"damaged image: {error}") from None
+    if image.width * image.height > max_pixels:
+        raise DataError(f"image too large: {image.width} x {image.height}, more than {max_pixels} pixels")
+    return image
+
+
+def load_rgb(image: Image.Image) -> Image.Image:
+    """The pixels of an image from `open_encoded`, upright and RGB.
+
+    Raises:
+        DataError: damaged.
+    """
+    return _flatten(_upright(_load(image)))
 
 
 def check_image(data: bytes, max_pixels: int) -> Picture:
@@ -49,7 +79,7 @@ def check_image(data: bytes, max_pixels: int) -> Picture:
     Raises:
         DataError: as `open_rgb`.
     """
-    decoded = _decode(data, max_pixels)
+    decoded = _load(open_encoded(data, max_pixels))
     image = _flatten(_upright(decoded))
     extension = KEPT_FORMATS.get(decoded.format or "")
     if extension is None:
@@ -71,11 +101,30 @@ def eval_transform(image: Image.Image, size: int, mean: Sequence[float], std: Se
 
     Source: METHOD "Image tower"; rounding as torchvision's Resize and CenterCrop.
     """
+    square = _crop_centre(_resize_shortest(image, size), size)
+    return normalise(np.asarray(square), mean, std)
+
+
+def normalise(pixels_HWC: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """Pixels of 0 to 255, [H, W, 3], as float32 [3, H, W]: scaled to [0, 1], less `mean`, by `std`."""
     import torch
 
-    square = np.asarray(_crop_centre(_resize_shortest(image, size), size), dtype=np.float32) / 255.0
-    normal = (square - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+    normal_CHW = pixels_HWC.transpose(2, 0, 1).astype(np.float32, order="C")  # once planar, the rest runs in place
+    normal_CHW /= np.float32(255.0)
+    normal_CHW -= np.asarray(mean, dtype=np.float32)[:, None, None]
+    normal_CHW /= np.asarray(std, dtype=np.float32)[:, None, None]
+    return torch.from_numpy(normal_CHW)
+
+
+def shortest_to(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height once the shortest side is `size` pixels; the other is cut to a whole number."""
+    other = int(size * max(width, height) / min(width, height))
+    return (size, other) if width <= height else (other, size)
+
+
+def centre(length: int, size: int) -> int:
+    """Where `size` pixels from the middle of `length` begin; a half goes to the even side."""
+    return round((length - size) / 2.0)
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -92,17 +141,7 @@ def perceptual_hash(image: Image.Image) -> str:
     return np.packbits(frequencies > median).tobytes().hex()
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
-    except UnidentifiedImageError:
-        raise DataError(f"not an image: none of {', '.join(READABLE_FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise DataError("image too large: beyond Pillow's own limit") from None
-    except Exception as error:  # decoders raise nearly anything on hostile bytes
-        raise DataError(f"damaged image: {error}") from None
-    if image.width * image.height > max_pixels:
-        raise DataError(f"image too large: {image.width} x {image.height}, more than {max_pixels} pixels")
+def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:
@@ -111,30 +150,25 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing against the pixels
-        return image
+    with suppress(Exception):  # a damaged EXIF block says nothing against the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits: convert("RGB") would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _resize_shortest(image: Image.Image, size: int) -> Image.Image:
-    short, long = sorted(image.size)
-    if short == size:
-        return image
-    other = int(size * long / short)
-    target = (size, other) if image.width <= image.height else (other, size)
-    return image.resize(target, Image.Resampling.BICUBIC)
+    target = shortest_to(image.width, image.height, size)
+    return image if target == image.size else image.resize(target, Image.Resampling.BICUBIC)
 
 
 def _crop_centre(image: Image.Image, size: int) -> Image.Image:
-    left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
+    left, top = centre(image.width, size), centre(image.height, size)
     return image.crop((left, top, left + size, top + size))

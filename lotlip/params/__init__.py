@@ -33,15 +33,17 @@ from lotlip.params.file import (
     parse_params,
 )
 from lotlip.params.section import Section
-from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
+from lotlip.params.training import Augment, Decode, Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
 from lotlip.params.validation import ImageRules, LongRules, Quality, RawRules, Similarity, Validate
 
 __all__ = [
     "RESERVED_NAMES",
+    "Augment",
     "Captioner",
     "CaptionerSettings",
     "Column",
     "ColumnFilter",
+    "Decode",
     "Download",
     "EndpointCaptioner",
     "Evalset",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lotlip.data.images import check_image, eval_transform, open_rgb, perceptual_hash
+from lotlip.data.images import check_image, eval_transform, normalise, open_rgb, perceptual_hash
 from lotlip.errors import DataError
 from tests.data.fault_server import bomb, jpeg
 
@@ -121,6 +121,16 @@ def test_eval_transform_resizes_the_short_side_and_crops_the_centre(
 def test_eval_transform_of_a_plain_colour_by_hand() -> None:
     tensor = eval_transform(Image.new("RGB", (50, 40), (255, 0, 51)), 16, (0.5,) * 3, (0.5,) * 3)
     assert np.allclose(tensor.numpy()[:, 3, 5], [1.0, -1.0, -0.6], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (45, 32), (90, 160)])
+def test_normalising_in_place_changes_no_bit(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    plain = (pixels.astype(np.float32) / 255.0 - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
+    tensor = normalise(pixels, mean, std)
+    assert tensor.is_contiguous()
+    assert np.array_equal(tensor.numpy(), plain.transpose(2, 0, 1))
 
 
 def distance(first: str, second: str) -> int:
