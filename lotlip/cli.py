@@ -50,7 +50,7 @@ def configure(
         raise typer.BadParameter("give an overlay file or --set section.key=value")
     apply_overlays(overlays or [], settings or [])
     for name, source in load_params().sources.items():
-        if not source.path.exists():
+        if isinstance(source.path, Path) and not source.path.exists():
             print(f"warning: sources.{name}.path: {source.path} is missing; `dvc repro` needs it.", file=sys.stderr)
     print("params.yaml is up to date: `git diff params.yaml` shows it, `dvc repro` runs it.")
 

@@ -188,26 +188,29 @@ def find_size(location: str) -> int:
     return Path(location).stat().st_size if Path(location).is_file() else 0
 
 
-def local_folder(name: str) -> str:
-    """`name` itself, or where it is an `s3://` prefix (of a checkpoint) a folder here with all objects below it.
+def local_path(location: str | Path) -> Path:
+    """A path as it is; an object or all objects below a prefix as a file or folder here, kept until they change.
 
     Raises:
-        StorageError: there are none, or the server refuses or is away.
+        StorageError: there is nothing of that name, or the server refuses or is away.
     """
-    if not is_s3(name):
-        return name
-    objects = list(list_objects(name))
+    if not is_s3(location):
+        return Path(location)
+    url = str(location).rstrip("/")
+    found = find_object(url) if parse(url).key else None
+    objects = [found] if found is not None else list(list_objects(url))
     if not objects:
-        raise StorageError(f"{name}: there is nothing below this prefix.")
+        raise StorageError(f"{location}: there is no such object, and nothing below this prefix.")
+    base = url.rpartition("/")[0] if found is not None else url
     folder = _cache_folder() / "folders" / content_key([[one.url, one.etag] for one in objects])[:20]
     if not folder.is_dir():
         with publish_folder(folder) as staging:
             for one in objects:
-                relative = Path(one.url.removeprefix(name).lstrip("/"))
+                relative = Path(one.url.removeprefix(f"{base}/"))
                 if ".." in relative.parts:
                     raise StorageError(f"{one.url} leads out of its prefix: rename it.")
                 download(one.url, staging / relative)
-    return str(folder)
+    return folder / Path(url).name if found is not None else folder
 
 
 def _cache_folder() -> Path:

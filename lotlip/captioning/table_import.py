@@ -37,6 +37,7 @@ from lotlip.errors import DataError
 from lotlip.executor import run_tasks
 from lotlip.leases import at_work
 from lotlip.params import Executor, TableCaptioner
+from lotlip.storage import local_path
 
 GROUPS = 256  # files of waiting texts, all open while the table is read
 _ROWS_AT_ONCE = 8192
@@ -108,7 +109,7 @@ def import_captions(
 
 
 def _pinned(settings: TableCaptioner) -> str:
-    found = fingerprint(settings.path, settings.format)
+    found = fingerprint(local_path(settings.path), settings.format)
     if settings.sha256 not in (None, found):
         raise DataError(
             f"Table {settings.path} has sha256 {found}; the captioner's `sha256` is {settings.sha256}: get the table "
@@ -183,7 +184,7 @@ class _Index:
 def _spill(settings: TableCaptioner, index: _Index, paths: Sequence[Path]) -> Counter[str]:
     """Read the table, write [URL, texts...] of each matching row to the files of its groups, and count the rows."""
     counts: Counter[str] = Counter()
-    rows = read_cells(settings.path, settings.format, _columns(settings))
+    rows = read_cells(local_path(settings.path), settings.format, _columns(settings))
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("w")) for path in paths]
         while batch := list(islice(rows, _ROWS_AT_ONCE)):

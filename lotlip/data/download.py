@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lotlip.data.imports import find_files, import_shards
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
 from lotlip.data.table_files import fingerprint
@@ -23,6 +24,7 @@ from lotlip.params import (
     UrlTableSource,
 )
 from lotlip.records import content_key, sha256_file
+from lotlip.storage import local_path
 
 VERSION = 1  # of the bytes that this code writes: raise it when they change
 
@@ -101,8 +103,6 @@ def _make_shards(source: Source, name: str, settings: Download, folder: Path) ->
 
             return download_table(source, name, settings, folder)
         case ShardsSource():
-            from lotlip.data.imports import import_shards
-
             return import_shards(source, name, settings, folder)
         case ImageFolderSource():
             from lotlip.data.candidates import pack_candidates
@@ -145,11 +145,14 @@ def _work_key(source: Source, settings: Download) -> str:
             assert renderer.origin is not None
             inputs["renderer"] = sha256_file(Path(renderer.origin))
         case UrlTableSource():
-            inputs["table"] = fingerprint(source.path, source.format)
-        case ShardsSource() | ImageFolderSource() | HfDatasetSource():
+            inputs["table"] = fingerprint(local_path(source.path), source.format)
+        case ShardsSource():
+            inputs["files"] = {name: tag for name, (_, tag) in find_files(source).items()}
+        case ImageFolderSource() | HfDatasetSource():
+            path = local_path(source.path)
             inputs["files"] = [
-                (str(file.relative_to(source.path)), file.lstat().st_size, file.lstat().st_mtime_ns)
-                for file in sorted(source.path.rglob("*"))
+                (str(file.relative_to(path)), file.lstat().st_size, file.lstat().st_mtime_ns)
+                for file in sorted(path.rglob("*"))
             ]
     chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})

@@ -12,6 +12,7 @@ from lotlip.data.candidates import Candidate
 from lotlip.errors import DataError
 from lotlip.params import HfDatasetSource
 from lotlip.records import read_json, sha256_bytes
+from lotlip.storage import local_path
 
 _AT_ONCE = 64  # rows read from the Arrow files at a time
 
@@ -47,16 +48,17 @@ def find_rows(source: HfDatasetSource) -> Iterator[Candidate]:
 
 
 def _split_folder(source: HfDatasetSource) -> Path:
-    if (source.path / "dataset_dict.json").is_file():
-        splits = read_json(source.path / "dataset_dict.json").get("splits", [])
+    folder = local_path(source.path)
+    if (folder / "dataset_dict.json").is_file():
+        splits = read_json(folder / "dataset_dict.json").get("splits", [])
         if source.split in splits:
-            return source.path / str(source.split)
+            return folder / str(source.split)
         raise DataError(f"{source.path} has no split {source.split!r}: set `split` to one of {', '.join(splits)}.")
-    if not (source.path / "state.json").is_file():
+    if not (folder / "state.json").is_file():
         raise DataError(f"{source.path} holds no dataset: expected a folder that `save_to_disk` wrote.")
     if source.split is not None:
         raise DataError(f"{source.path} is a dataset without splits: remove `split` {source.split!r}.")
-    return source.path
+    return folder
 
 
 def _check_columns(folder: Path, schema: Any, source: HfDatasetSource) -> None:

@@ -17,6 +17,7 @@ from lotlip.data.sources import decode
 from lotlip.data.table_files import read_cells
 from lotlip.errors import DataError
 from lotlip.params import ImageFolderSource
+from lotlip.storage import local_path
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TABLE_NAMES = ("captions", "metadata")
@@ -31,9 +32,10 @@ def find_images(source: ImageFolderSource, max_bytes: int) -> Iterator[Candidate
     Raises:
         DataError: the folder is missing or holds neither images nor captions, or a table is not readable.
     """
-    if not source.path.is_dir():
+    folder = local_path(source.path)
+    if not folder.is_dir():
         raise DataError(f"Image folder {source.path} is missing: check `path` of the source in params.yaml.")
-    root = source.path.resolve()
+    root = folder.resolve()
     tree = _walk(root)
     if not (tree.images or tree.texts or tree.tables):
         raise DataError(

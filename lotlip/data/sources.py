@@ -10,6 +10,7 @@ from lotlip.data.table_layouts import LAYOUTS
 from lotlip.errors import DataError
 from lotlip.params import UrlTableSource
 from lotlip.records import sha256_bytes
+from lotlip.storage import local_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -63,7 +64,7 @@ def read_requests(source: UrlTableSource) -> Iterator[Request]:
     """
     keys = Keys()
     filters = list(source.filters.items())
-    for record in read_cells(source.path, source.format, _columns(source), list(source.filters)):
+    for record in read_cells(local_path(source.path), source.format, _columns(source), list(source.filters)):
         url, caption = (cell or b"" for cell in record.cells[:2])
         key, repeats = keys.take(url, caption)
         problem = repeats or record.problem or left_out(filters, record.cells[2:])

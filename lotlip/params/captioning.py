@@ -1,12 +1,11 @@
 """Sections of captioners, and of where they work."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from lotlip.params.data import Column, TableFormat
-from lotlip.params.section import Device, PositiveFloat, PositiveInt, Section, Share
+from lotlip.params.section import Device, Location, PositiveFloat, PositiveInt, Section, Share
 
 
 class CaptionerSettings(Section):
@@ -57,7 +56,7 @@ class TableCaptioner(Section):
     """
 
     kind: Literal["table"]
-    path: Path
+    path: Location
     layout: Literal["dreamlip", "recap_long"] | None = None
     format: TableFormat | None = None
     url_column: Column | None = None

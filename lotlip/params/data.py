@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lotlip.params.section import PositiveFloat, PositiveInt, Section, Share
+from lotlip.params.section import Location, PositiveFloat, PositiveInt, Section, Share
 
 TableFormat = Literal["tsv", "csv", "jsonl", "parquet"]
 Column = str | int
@@ -49,7 +49,7 @@ class UrlTableSource(Section):
     """
 
     kind: Literal["url_table"]
-    path: Path
+    path: Location
     layout: Literal["cc3m", "cc12m", "yfcc15m", "laion", "coyo", "dreamlip"] | None = None
     format: TableFormat | None = None
     url_column: Column | None = None
@@ -69,7 +69,7 @@ class ShardsSource(Section):
     """A folder of shards in the img2dataset layout."""
 
     kind: Literal["shards"]
-    path: Path
+    path: Location
     held_out_share: Share = 0.0
 
 
@@ -77,7 +77,7 @@ class ImageFolderSource(Section):
     """A folder tree of images with captions beside them: `<name>.txt`, or a captions or metadata table."""
 
     kind: Literal["image_folder"]
-    path: Path
+    path: Location
     caption_column: str | None = None
     held_out_share: Share = 0.0
 
@@ -86,7 +86,7 @@ class HfDatasetSource(Section):
     """A folder that Hugging Face `datasets` wrote with `save_to_disk`, images inside."""
 
     kind: Literal["hf_dataset"]
-    path: Path
+    path: Location
     split: str | None = None
     image_column: str = "image"
     caption_column: str

@@ -1,5 +1,6 @@
 """What all sections of params.yaml are made of."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 S3Url = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/.*)?$")]
+Location = Annotated[S3Url | Path, Field(union_mode="left_to_right")]
 
 
 class Section(BaseModel):
