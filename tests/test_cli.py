@@ -10,6 +10,7 @@ import pytest
 
 from lotlip.doctor import run_checks
 from lotlip.overlays import apply_overlays
+from tests.data.fault_server import running_server
 
 TOP = Path(__file__).parents[1]
 COMMANDS = (
@@ -128,3 +129,16 @@ def test_a_folder_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     assert (foreign / "notes.txt").read_text() == "keep me"
     done = lotlip("caption", "data/none", "/proc/x/y", "--captioner", "llava")
     assert (done.returncode, "cannot be made" in done.stderr) == (1, True), done.stderr
+
+
+def test_download_of_a_known_layout_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "cc3m").mkdir()
+    with running_server() as server:
+        for i in range(2):
+            (tmp_path / "cc3m" / f"part-{i}.tsv").write_text(f"picture {i}\t{server.url}/ok/{i}\n")
+        shutil.copy(TOP / "params.yaml", tmp_path)
+        done = lotlip("download", "cc3m", "out", "--layout", "cc3m", "--allow-private-hosts", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"success": 2' in done.stdout
+    done = lotlip("download", "cc3m", "new", "--layout", "cc33m", cwd=tmp_path)
+    assert (done.returncode, "layout: Input should be 'cc3m'" in done.stderr) == (2, True), done.stderr
