@@ -61,7 +61,14 @@ def download(
     url_column: Annotated[str, typer.Option(help="Name, or number from 0 where there is no header.")] = "url",
     caption_column: Annotated[str, typer.Option(help="Name, or number from 0.")] = "caption",
     url_prefix: Annotated[str, typer.Option(help="Put before relative paths.")] = "",
-    concurrency: Annotated[int | None, typer.Option(help="Requests in flight; default: params.yaml.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight; default: params.yaml.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode and check; default: params.yaml.")
+    ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(help='Class of error, e.g. timeout or "HTTP 503": ask again for OUT\'s rows with it; repeatable.'),
+    ] = None,
     allow_private_hosts: Annotated[bool, typer.Option(help="Let URLs point to loopback and private nets.")] = False,
 ) -> None:
     """Fetch the images of a URL table into shards, with a status for every row."""
@@ -71,8 +78,7 @@ def download(
     _check_new(out, "images")
     settings = load_params().download
     updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}
-    if concurrency is not None:
-        updates["concurrency"] = concurrency
+    updates |= {"concurrency": concurrency or settings.concurrency, "workers": workers or settings.workers}
     source = UrlTableSource(
         kind="url_table",
         path=table,
@@ -81,9 +87,8 @@ def download(
         caption_column=_column(caption_column),
         url_prefix=url_prefix,
     )
-    report = download_source(
-        source, out.name, settings.model_copy(update=updates), out, Path(".work/download") / out.name
-    )
+    work = Path(".work/download") / out.name
+    report = download_source(source, out.name, settings.model_copy(update=updates), out, work, retry or ())
     _print_json(report)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lotlip.data.duplicates import count_duplicates
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
 from lotlip.data.tables import STATUSES, error_class, read_rows
@@ -14,10 +15,13 @@ from lotlip.errors import CeilingError
 from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
 from lotlip.records import content_key, disk_errors, locked, sha256_file
 
-VERSION = 1  # of the bytes that this code writes: raise it when they change
+VERSION = 2  # of the bytes that this code writes: raise it when they change
+_OF_THE_BYTES = {"shard_size", "max_bytes", "max_pixels", "allow_private_hosts", "respect_robots", "resize"}
 
 
-def download_source(source: Source, name: str, settings: Download, out: Path, work: Path) -> dict[str, Any]:
+def download_source(
+    source: Source, name: str, settings: Download, out: Path, work: Path, retry: Sequence[str] = ()
+) -> dict[str, Any]:
     """Make the image dataset of a source in `out` and return its report.
 
     Finished shards and fetched rows lie in `work` until all is done, so that a killed run continues; `out`
@@ -29,22 +33,30 @@ def download_source(source: Source, name: str, settings: Download, out: Path, wo
         settings: how to get it.
         out: dataset folder, replaced.
         work: folder for unfinished work, of this source alone.
+        retry: classes of errors. If there are any, `out` is there, of a URL table: only its rows that failed with
+            one of them are asked for again, and all others keep their bytes.
 
     Returns:
-        Counts: `requested`, one per status, `failed_share` in [0, 1], `shards`, `bytes`, `errors` by class.
+        Counts: `requested`, one per status, `failed_share` in [0, 1], `shards`, `bytes`, `errors` by class,
+        `duplicates` (as `count_duplicates`).
 
     Raises:
-        DataError: the source is missing, unreadable or empty, no image came through, the disk is full, or
-            another run works in `work`.
+        DataError: the source is missing, unreadable or empty, no image came through, the disk is full, another
+            run works in `work`, or there is nothing to retry.
         CeilingError: more rows failed than `settings.max_failed_share` allows. Rows that failed to download
             are tried again by the next run; the others are kept.
     """
-    folder = work / _work_key(source, settings)[:16]
+    folder = work / _work_key(source, settings, out, retry)[:16]
     with locked(work), disk_errors(work):
         folder.mkdir(parents=True, exist_ok=True)
+        if retry and isinstance(source, UrlTableSource):
+            from lotlip.data.reopening import reopen_published
+
+            reopen_published(source, settings, out, folder, retry)
         shards = _make_shards(source, name, settings, folder)
         report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
         _check_ceiling(report, settings.max_failed_share, folder, shards)
+        report["duplicates"] = count_duplicates(folder, shards, settings.near_duplicate_bits)
         publish(folder, out, shards)
         shutil.rmtree(folder)
     counts = f"{report['success']} of {report['requested']} rows in {len(shards)} shards"
@@ -92,7 +104,7 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
     if report["success"] and report["failed_share"] <= ceiling:
         return
     if report["kind"] == "url_table":
-        from lotlip.data.url_download import reopen_failed
+        from lotlip.data.reopening import reopen_failed
 
         reopen_failed(folder, shards)
     frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])
@@ -107,7 +119,7 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
     )
 
 
-def _work_key(source: Source, settings: Download) -> str:
+def _work_key(source: Source, settings: Download, out: Path, retry: Sequence[str]) -> str:
     """Hash of all that determines the bytes of the result."""
     inputs: dict[str, Any] = source.model_dump(mode="json", exclude={"path", "held_out_share"})
     match source:
@@ -121,5 +133,7 @@ def _work_key(source: Source, settings: Download) -> str:
         case ShardsSource():
             files = sorted(source.path.glob("*")) if source.path.is_dir() else []
             inputs["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
+    if retry:
+        inputs["retry"] = [sorted(retry), sha256_file(out / "manifest.json")]
+    chosen = settings.model_dump(mode="json", include=_OF_THE_BYTES)
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})

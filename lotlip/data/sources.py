@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lotlip.data.repeats import FirstRows
 from lotlip.data.url_tables import Pair, read_pairs
 from lotlip.errors import DataError
 from lotlip.params import UrlTableSource
@@ -37,18 +38,18 @@ def read_requests(source: UrlTableSource) -> Iterator[Request]:
     Raises:
         DataError: as `read_pairs`, and when the table has no rows.
     """
-    first_row: dict[str, int] = {}
+    first_rows = FirstRows()
     num_repeats: dict[str, int] = {}
     for number, pair in enumerate(read_pairs(source), start=1):
         key = sample_key(pair.url, pair.caption)
-        if key not in first_row:
-            first_row[key] = number
+        first = first_rows.add(bytes.fromhex(key), number)
+        if first == number:
             yield _request(key, pair, source.url_prefix, pair.problem)
             continue
         num_repeats[key] = num_repeats.get(key, 0) + 1
         repeat_key = sample_key(pair.url, pair.caption, b"repeat %d" % num_repeats[key])
-        yield _request(repeat_key, pair, source.url_prefix, f"repeats row {first_row[key]}")
-    if not first_row:
+        yield _request(repeat_key, pair, source.url_prefix, f"repeats row {first}")
+    if not first_rows:
         raise DataError(f"Table {source.path} has no rows: there is nothing to download.")
 
 

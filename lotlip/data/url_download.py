@@ -2,24 +2,27 @@
 
 import asyncio
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from aiohttp import ClientSession
-
-from lotlip.data.fetch import FetchError, fetch, open_session, with_retries
+from lotlip.data.crawl import Crawler, with_retries
+from lotlip.data.fetch import FetchError, open_session
 from lotlip.data.images import Picture, check_image
 from lotlip.data.journal import Journal
 from lotlip.data.manifest import Shard
-from lotlip.data.packing import Item, finished_shard, mark_path, pack_shard
+from lotlip.data.packing import Item, finished_shard, pack_shard
 from lotlip.data.progress import Progress
-from lotlip.data.shards import ShardReader
+from lotlip.data.robots import RobotsError
 from lotlip.data.sources import Request, read_requests
-from lotlip.data.tables import Row, read_rows
+from lotlip.data.tables import Row, Status
 from lotlip.errors import DataError
 from lotlip.params import Download, UrlTableSource
+
+_ROWS_PER_SLOT = 32
+_LOOKUP_THREADS = 32
 
 
 def download_table(source: UrlTableSource, name: str, settings: Download, folder: Path) -> list[Shard]:
@@ -34,27 +37,23 @@ def download_table(source: UrlTableSource, name: str, settings: Download, folder
         raise _first(errors) from None
 
 
-def reopen_failed(folder: Path, shards: Sequence[Shard]) -> int:
-    """Turn finished shards with failed downloads back into journals without these rows, so that the next run
-    tries them again and nothing else; returns the number of these rows.
-    """
-    count = 0
-    for shard in shards:
-        rows = read_rows(folder / shard.files["table"].path)
-        if failed := sum(row.status == "failed_to_download" for row in rows):
-            _reopen(folder, shard, rows)
-            count += failed
-    return count
+def batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
+    """The requests of one shard after the other."""
+    while batch := list(islice(requests, size)):
+        yield batch
 
 
 async def _download(source: UrlTableSource, name: str, settings: Download, folder: Path) -> list[Shard]:
-    in_flight = 2 + settings.concurrency // settings.shard_size
+    _allow_many_files()
+    # Look-ups of dead names take long: aiohttp does them in these threads.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUP_THREADS, "lookup"))
+    in_flight = 2 + _rows_in_flight(settings) // settings.shard_size
     shards: list[Shard | asyncio.Task[Shard]] = []
     running: set[asyncio.Task[Shard]] = set()
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
         async with open_session(settings) as session, asyncio.TaskGroup() as group:
-            loader = _ShardLoader(session, settings, folder, threads, Progress(f"download {name}"))
-            for number, requests in enumerate(_batches(read_requests(source), settings.shard_size)):
+            loader = _ShardLoader(Crawler(session, settings), settings, folder, threads, Progress(f"download {name}"))
+            for number, requests in enumerate(batches(read_requests(source), settings.shard_size)):
                 shard_name = f"{name}-{number:05d}"
                 if (done := finished_shard(folder, shard_name)) is not None:
                     shards.append(done)
@@ -67,22 +66,22 @@ async def _download(source: UrlTableSource, name: str, settings: Download, folde
 
 
 class _ShardLoader:
-    """Fetches shards with shared connections, request slots and decoding threads."""
+    """Fetches shards with a shared crawler and shared decoding threads."""
 
     def __init__(
         self,
-        session: ClientSession,
+        crawler: Crawler,
         settings: Download,
         folder: Path,
         threads: ThreadPoolExecutor,
         progress: Progress,
     ) -> None:
-        self._session = session
+        self._crawler = crawler
         self._settings = settings
         self._folder = folder
         self._threads = threads
         self._progress = progress
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._rows = asyncio.Semaphore(_rows_in_flight(settings))
 
     async def load(self, name: str, requests: Sequence[Request]) -> Shard:
         """Fetch what the shard's journal lacks, then pack it in the order of the requests."""
@@ -90,10 +89,12 @@ class _ShardLoader:
         try:
             for row in journal:
                 self._progress.add(row.status)
-            missing = [item for item in requests if item.reason is None and item.key not in journal]
             async with asyncio.TaskGroup() as group:
-                for request in missing:
-                    group.create_task(self._load_one(request, journal))
+                for request in requests:
+                    if request.reason is None and request.key not in journal:
+                        await self._rows.acquire()
+                        task = group.create_task(self._load_one(request, journal))
+                        task.add_done_callback(lambda _: self._rows.release())
             items = (Item(_rejected(r)) if r.reason is not None else journal.item(r.key) for r in requests)
             loop = asyncio.get_running_loop()
             shard = await loop.run_in_executor(self._threads, pack_shard, self._folder, name, items)
@@ -104,17 +105,19 @@ class _ShardLoader:
 
     async def _load_one(self, request: Request, journal: Journal) -> None:
         async def attempt() -> Picture:
-            data = await fetch(self._session, request.url, self._settings.max_bytes)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, check_image, data, self._settings.max_pixels)
+            async with self._crawler.image(request.url) as data:
+                loop = asyncio.get_running_loop()
+                arguments = (data, self._settings.max_pixels, self._settings.resize)
+                return await loop.run_in_executor(self._threads, check_image, *arguments)
 
         try:
-            picture = await with_retries(attempt, self._slots, self._settings.num_retries)
-            item = _success(request, picture)
+            item = _success(request, await with_retries(attempt, self._settings.num_retries))
         except FetchError as error:
-            item = Item(Row(request.key, request.url, "failed_to_download", str(error), request.caption))
+            item = _failure(request, "failed_to_download", error)
         except DataError as error:
-            item = Item(Row(request.key, request.url, "failed_to_decode", str(error), request.caption))
+            item = _failure(request, "failed_to_decode", error)
+        except RobotsError as error:
+            item = _failure(request, "rejected", error)
         journal.add(item)
         self._progress.add(item.row.status)
 
@@ -134,28 +137,25 @@ def _success(request: Request, picture: Picture) -> Item:
     return Item(row, picture.data, picture.extension)
 
 
+def _failure(request: Request, status: Status, error: Exception) -> Item:
+    return Item(Row(request.key, request.url, status, str(error), request.caption))
+
+
 def _rejected(request: Request) -> Row:
     return Row(request.key, request.url, "rejected", request.reason, request.caption)
 
 
-def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
-    while batch := list(islice(requests, size)):
-        yield batch
+def _rows_in_flight(settings: Download) -> int:
+    """Rows that wait or are fetched: enough that slow hosts leave some of others, few enough to fit in memory."""
+    return _ROWS_PER_SLOT * settings.concurrency
+
+
+def _allow_many_files() -> None:
+    """Raise this process's limit of open files, sockets included, as far as it may itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     inner = errors.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _reopen(folder: Path, shard: Shard, rows: Sequence[Row]) -> None:
-    tar = folder / shard.files["tar"].path
-    journal = Journal(folder, shard.name)
-    with ShardReader(tar) as reader:
-        for row in rows:
-            if row.status == "success":
-                journal.add(Item(row, reader.image(row.key), reader.extension(row.key)))
-            elif row.status == "failed_to_decode":
-                journal.add(Item(row))
-    journal.close()
-    mark_path(folder, shard.name).unlink()

@@ -1,7 +1,7 @@
 """Typed view of params.yaml: every key is named here, and an unknown one is an error with the nearest valid name."""
 
 from lotlip.params.captioning import Captioner, CaptionerSettings, EndpointCaptioner, Executor, TransformersCaptioner
-from lotlip.params.data import Download, ScenesSource, ShardsSource, Source, UrlTableSource
+from lotlip.params.data import Download, Resize, ScenesSource, ShardsSource, Source, UrlTableSource
 from lotlip.params.file import RESERVED_NAMES, Params, Pipeline, Report, Tracking, entry, load_params, parse_params
 from lotlip.params.section import Section
 from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
@@ -25,6 +25,7 @@ __all__ = [
     "Quality",
     "RawRules",
     "Report",
+    "Resize",
     "ScenesEvalset",
     "ScenesSource",
     "Section",
