@@ -13,7 +13,7 @@ from lotlip.data.packing import publish
 from lotlip.data.tables import STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError
 from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
-from lotlip.records import content_key, disk_errors, locked, sha256_file
+from lotlip.records import content_key, disk_errors, locked, recover_folder, sha256_file
 
 VERSION = 2  # of the bytes that this code writes: raise it when they change
 _OF_THE_BYTES = {"shard_size", "max_bytes", "max_pixels", "allow_private_hosts", "respect_robots", "resize"}
@@ -46,6 +46,7 @@ def download_source(
         CeilingError: more rows failed than `settings.max_failed_share` allows. Rows that failed to download
             are tried again by the next run; the others are kept.
     """
+    recover_folder(out)
     folder = work / _work_key(source, settings, out, retry)[:16]
     with locked(work), disk_errors(work):
         folder.mkdir(parents=True, exist_ok=True)

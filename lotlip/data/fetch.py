@@ -26,8 +26,8 @@ Result = TypeVar("Result")
 class FetchError(Exception):
     """One attempt failed.
 
-    `passing`: another may succeed; `wait_s`: the pause that the server asked for; `unconnected`: there was no
-    connection, the host itself may be dead.
+    `passing`: another may succeed; `wait_s`: the pause that the server asked for; `unconnected`: it was the host that
+    could not be reached, whatever was asked for.
     """
 
     def __init__(self, reason: str, passing: bool = False, wait_s: float = 0.0, unconnected: bool = False) -> None:
@@ -165,9 +165,9 @@ def _explain(error: BaseException) -> FetchError:
         case aiohttp.ClientConnectorDNSError():
             return FetchError("host not found", passing=True, unconnected=True)
         case ssl.SSLError() | ssl.CertificateError() | aiohttp.ClientSSLError():
-            return FetchError("TLS failed")
+            return FetchError("TLS failed", unconnected=True)
         case aiohttp.ClientConnectorError() if NOT_PUBLIC in str(error.os_error):
-            return FetchError("address refused: not public")
+            return FetchError("address refused: not public", unconnected=True)
         case aiohttp.ClientConnectorError():
             return FetchError("cannot connect", passing=True, unconnected=True)
         case aiohttp.InvalidURL() | ValueError():

@@ -83,7 +83,7 @@ class Hosts:
             try:
                 yield
             except FetchError as error:
-                num_failures = host.num_failures + 1 if error.unconnected else 0
+                num_failures = host.num_failures + 1 if error.unconnected and error.passing else 0
                 host.pause(error.wait_s)
                 raise
             finally:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from lotlip.params import Resize
 from lotlip.records import sha256_bytes
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -73,7 +75,7 @@ def check_image(data: bytes, max_pixels: int, resize: Resize | None = None) -> P
     if resize is not None and scale < 1:
         encoded.draft("RGB", (math.ceil(2 * scale * width), math.ceil(2 * scale * height)))
     else:
-        encoded.draft("L", (4 * _HASHED_SIDE, 4 * _HASHED_SIDE))
+        encoded.draft("L", (2 * _HASHED_SIDE, 2 * _HASHED_SIDE))
     image = _flatten(_load(encoded))
     if resize is not None and scale < 1:
         smaller = (max(1, round(scale * width)), max(1, round(scale * height)))
@@ -114,12 +116,18 @@ def perceptual_hash(image: Image.Image) -> str:
     machine finds the same bits.
     """
     small = image.convert("L").resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.LANCZOS)
-    grey = np.asarray(small, dtype=np.int64)
-    angles = np.outer(np.arange(8), 2 * np.arange(_HASHED_SIDE) + 1) * (math.pi / (2 * _HASHED_SIDE))
-    basis = np.rint(1024 * np.cos(angles)).astype(np.int64)
-    frequencies = (basis @ grey @ basis.T).ravel()
+    basis = _frequencies()
+    frequencies = (basis @ np.asarray(small, dtype=np.int64) @ basis.T).ravel()
     median = np.sort(frequencies[1:])[31]  # the mean brightness, at 0, says nothing about the shape
     return np.packbits(frequencies > median).tobytes().hex()
+
+
+@cache
+def _frequencies() -> "NDArray[np.int64]":
+    """The lowest 8 frequencies of the cosine transform, int64 [8, 32]."""
+    angles = np.outer(np.arange(8), 2 * np.arange(_HASHED_SIDE) + 1) * (math.pi / (2 * _HASHED_SIDE))
+    basis: NDArray[np.int64] = np.rint(1024 * np.cos(angles)).astype(np.int64)
+    return basis
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lotlip.data.crawl import Crawler, with_retries
 from lotlip.data.fetch import FetchError, open_session
-from lotlip.data.images import Picture, check_image
+from lotlip.data.images import check_image
 from lotlip.data.journal import Journal
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import Item, finished_shard, pack_shard
@@ -21,8 +21,16 @@ from lotlip.data.tables import Row, Status
 from lotlip.errors import DataError
 from lotlip.params import Download, UrlTableSource
 
+# Of the shards in work, so many rows are open: a row that hangs keeps its shard open, while others go on.
+_OPEN_ROWS_PER_SLOT = 256
+# So many of them wait for a slot or hold one: enough that slow hosts leave some of others.
 _ROWS_PER_SLOT = 32
 _LOOKUP_THREADS = 32
+_STATUSES: dict[type[Exception], Status] = {
+    FetchError: "failed_to_download",
+    RobotsError: "rejected",
+    DataError: "failed_to_decode",
+}
 
 
 def download_table(source: UrlTableSource, name: str, settings: Download, folder: Path) -> list[Shard]:
@@ -47,7 +55,7 @@ async def _download(source: UrlTableSource, name: str, settings: Download, folde
     _allow_many_files()
     # Look-ups of dead names take long: aiohttp does them in these threads.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUP_THREADS, "lookup"))
-    in_flight = 2 + _rows_in_flight(settings) // settings.shard_size
+    in_flight = 2 + _OPEN_ROWS_PER_SLOT * settings.concurrency // settings.shard_size
     shards: list[Shard | asyncio.Task[Shard]] = []
     running: set[asyncio.Task[Shard]] = set()
     with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
@@ -81,7 +89,8 @@ class _ShardLoader:
         self._folder = folder
         self._threads = threads
         self._progress = progress
-        self._rows = asyncio.Semaphore(_rows_in_flight(settings))
+        self._rows = asyncio.Semaphore(_ROWS_PER_SLOT * settings.concurrency)
+        self._turn = asyncio.Lock()
 
     async def load(self, name: str, requests: Sequence[Request]) -> Shard:
         """Fetch what the shard's journal lacks, then pack it in the order of the requests."""
@@ -89,7 +98,7 @@ class _ShardLoader:
         try:
             for row in journal:
                 self._progress.add(row.status)
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group, self._turn:  # shards start in turn, so that the first end first
                 for request in requests:
                     if request.reason is None and request.key not in journal:
                         await self._rows.acquire()
@@ -104,50 +113,39 @@ class _ShardLoader:
             journal.close()
 
     async def _load_one(self, request: Request, journal: Journal) -> None:
-        async def attempt() -> Picture:
+        async def attempt() -> Item:
             async with self._crawler.image(request.url) as data:
                 loop = asyncio.get_running_loop()
-                arguments = (data, self._settings.max_pixels, self._settings.resize)
-                return await loop.run_in_executor(self._threads, check_image, *arguments)
+                return await loop.run_in_executor(self._threads, self._keep, request, data, journal)
 
         try:
-            item = _success(request, await with_retries(attempt, self._settings.num_retries))
-        except FetchError as error:
-            item = _failure(request, "failed_to_download", error)
-        except DataError as error:
-            item = _failure(request, "failed_to_decode", error)
-        except RobotsError as error:
-            item = _failure(request, "rejected", error)
-        journal.add(item)
+            item = await with_retries(attempt, self._settings.num_retries)
+        except (FetchError, RobotsError, DataError) as error:
+            item = Item(Row(request.key, request.url, _STATUSES[type(error)], str(error), request.caption))
+            journal.add(item)
         self._progress.add(item.row.status)
 
-
-def _success(request: Request, picture: Picture) -> Item:
-    row = Row(
-        request.key,
-        request.url,
-        "success",
-        None,
-        request.caption,
-        picture.width,
-        picture.height,
-        picture.sha256,
-        picture.phash,
-    )
-    return Item(row, picture.data, picture.extension)
-
-
-def _failure(request: Request, status: Status, error: Exception) -> Item:
-    return Item(Row(request.key, request.url, status, str(error), request.caption))
+    def _keep(self, request: Request, data: bytes, journal: Journal) -> Item:
+        """Check an image and add it to the journal, in a thread: the disk never holds up the requests."""
+        picture = check_image(data, self._settings.max_pixels, self._settings.resize)
+        row = Row(
+            request.key,
+            request.url,
+            "success",
+            None,
+            request.caption,
+            picture.width,
+            picture.height,
+            picture.sha256,
+            picture.phash,
+        )
+        item = Item(row, picture.data, picture.extension)
+        journal.add(item)
+        return item
 
 
 def _rejected(request: Request) -> Row:
     return Row(request.key, request.url, "rejected", request.reason, request.caption)
-
-
-def _rows_in_flight(settings: Download) -> int:
-    """Rows that wait or are fetched: enough that slow hosts leave some of others, few enough to fit in memory."""
-    return _ROWS_PER_SLOT * settings.concurrency
 
 
 def _allow_many_files() -> None:
