@@ -36,7 +36,7 @@ PEER = Path(os.environ.get("IMG2DATASET_ENV", Path(tempfile.gettempdir()) / "img
 NUM_ROWS = 4000
 CONCURRENCY = 32
 TIMEOUT_S = 2
-ROUNDS = 1
+ROUNDS = 3
 
 
 def install_peer() -> None:

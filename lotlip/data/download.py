@@ -13,7 +13,7 @@ from lotlip.data.packing import publish
 from lotlip.data.tables import STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError
 from lotlip.params import Download, ScenesSource, ShardsSource, Source, UrlTableSource
-from lotlip.records import content_key, disk_errors, locked, recover_folder, sha256_file
+from lotlip.records import content_key, disk_errors, locked, read_json, recover_folder, sha256_file
 
 VERSION = 2  # of the bytes that this code writes: raise it when they change
 _OF_THE_BYTES = {"shard_size", "max_bytes", "max_pixels", "allow_private_hosts", "respect_robots", "resize"}
@@ -135,6 +135,6 @@ def _work_key(source: Source, settings: Download, out: Path, retry: Sequence[str
             files = sorted(source.path.glob("*")) if source.path.is_dir() else []
             inputs["files"] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     if retry:
-        inputs["retry"] = [sorted(retry), sha256_file(out / "manifest.json")]
+        inputs["retry"] = [sorted(retry), read_json(out / "manifest.json")]
     chosen = settings.model_dump(mode="json", include=_OF_THE_BYTES)
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})

@@ -9,11 +9,10 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from lotlip.data.packing import Item
-from lotlip.data.tables import Row
+from lotlip.data.tables import COLUMNS, Row
 from lotlip.records import sha256_bytes
 
 
@@ -38,11 +37,12 @@ class Journal:
 
     def add(self, item: Item) -> None:
         """Append an item: its bytes first, then the line that makes them count."""
+        row = {name: getattr(item.row, name) for name in COLUMNS}
         with self._adding:
             self._images.write(item.data)
             self._images.flush()
             place = {"extension": item.extension, "offset": self._end, "size": len(item.data)}
-            self._lines.write(json.dumps({"row": asdict(item.row), **place}).encode() + b"\n")
+            self._lines.write(json.dumps({"row": row, **place}).encode() + b"\n")
             self._lines.flush()
             self._entries[item.row.key] = (item.row, item.extension, self._end, len(item.data))
             self._end += len(item.data)

@@ -25,7 +25,7 @@ from lotlip.params import Download, UrlTableSource
 _OPEN_ROWS_PER_SLOT = 256
 # So many of them wait for a slot or hold one: enough that slow hosts leave some of others.
 _ROWS_PER_SLOT = 32
-_LOOKUP_THREADS = 32
+_NUM_LOOKUPS = 32
 _STATUSES: dict[type[Exception], Status] = {
     FetchError: "failed_to_download",
     RobotsError: "rejected",
@@ -53,17 +53,19 @@ def batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
 
 async def _download(source: UrlTableSource, name: str, settings: Download, folder: Path) -> list[Shard]:
     _allow_many_files()
-    # Look-ups of dead names take long: aiohttp does them in these threads.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUP_THREADS, "lookup"))
+    # aiohttp looks names up in the threads of this executor, and dead names take long.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_NUM_LOOKUPS))
     in_flight = 2 + _OPEN_ROWS_PER_SLOT * settings.concurrency // settings.shard_size
     shards: list[Shard | asyncio.Task[Shard]] = []
     running: set[asyncio.Task[Shard]] = set()
     with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
         async with open_session(settings) as session, asyncio.TaskGroup() as group:
             loader = _ShardLoader(Crawler(session, settings), settings, folder, threads, Progress(f"download {name}"))
-            for number, requests in enumerate(batches(read_requests(source), settings.shard_size)):
-                shard_name = f"{name}-{number:05d}"
-                if (done := finished_shard(folder, shard_name)) is not None:
+            read = batches(read_requests(source), settings.shard_size)
+            # In a thread, as all that takes longer than a moment: deadlines are kept by this one.
+            while requests := await asyncio.to_thread(next, read, None):
+                shard_name = f"{name}-{len(shards):05d}"
+                if (done := await asyncio.to_thread(finished_shard, folder, shard_name)) is not None:
                     shards.append(done)
                     continue
                 if len(running) >= in_flight:
@@ -94,7 +96,7 @@ class _ShardLoader:
 
     async def load(self, name: str, requests: Sequence[Request]) -> Shard:
         """Fetch what the shard's journal lacks, then pack it in the order of the requests."""
-        journal = Journal(self._folder, name)
+        journal = await asyncio.to_thread(Journal, self._folder, name)
         try:
             for row in journal:
                 self._progress.add(row.status)
