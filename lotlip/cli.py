@@ -68,7 +68,14 @@ def download(
         str | None, typer.Option(help="Name, or number from 0; default: the layout's, or caption.")
     ] = None,
     url_prefix: Annotated[str, typer.Option(help="Put before relative paths.")] = "",
-    concurrency: Annotated[int | None, typer.Option(help="Requests in flight; default: params.yaml.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight; default: params.yaml.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode and check; default: params.yaml.")
+    ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(help='Class of error, e.g. timeout or "HTTP 503": ask again for OUT\'s rows with it; repeatable.'),
+    ] = None,
     allow_private_hosts: Annotated[bool, typer.Option(help="Let URLs point to loopback and private nets.")] = False,
 ) -> None:
     """Fetch the images of a URL table into shards, with a status for every row."""
@@ -79,8 +86,7 @@ def download(
     params = load_params()
     settings = params.download
     updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}
-    if concurrency is not None:
-        updates["concurrency"] = concurrency
+    updates |= {"concurrency": concurrency or settings.concurrency, "workers": workers or settings.workers}
     columns = (url_column, caption_column) if layout else (url_column or "url", caption_column or "caption")
     source = _section(
         UrlTableSource,
@@ -92,15 +98,9 @@ def download(
         caption_column=_column(columns[1]),
         url_prefix=url_prefix,
     )
-    report = download_source(
-        source,
-        out.name,
-        settings.model_copy(update=updates),
-        out,
-        Path(".work/download") / out.name,
-        params.storage.root,
-    )
-    _print_json(report)
+    work, root = Path(".work/download") / out.name, params.storage.root
+    settings = settings.model_copy(update=updates)
+    _print_json(download_source(source, out.name, settings, out, work, root, retry or ()))
 
 
 @app.command()

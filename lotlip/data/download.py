@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lotlip.data.duplicates import count_duplicates
 from lotlip.data.imports import find_files, import_shards
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
@@ -23,14 +24,21 @@ from lotlip.params import (
     Source,
     UrlTableSource,
 )
-from lotlip.records import content_key, sha256_file
+from lotlip.records import content_key, read_json, recover_folder, sha256_file
 from lotlip.storage import local_path
 
-VERSION = 1  # of the bytes that this code writes: raise it when they change
+VERSION = 2  # of the bytes that this code writes: raise it when they change
+_OF_THE_BYTES = {"shard_size", "max_bytes", "max_pixels", "allow_private_hosts", "respect_robots", "resize"}
 
 
 def download_source(
-    source: Source, name: str, settings: Download, out: Path, work: Path, root: str | None = None
+    source: Source,
+    name: str,
+    settings: Download,
+    out: Path,
+    work: Path,
+    root: str | None = None,
+    retry: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the image dataset of a source in `out` and return its report.
 
@@ -44,24 +52,32 @@ def download_source(
         out: dataset folder, replaced.
         work: folder for unfinished work, of this source alone.
         root: place in S3 where the shards' files go; None: they stay in `out`.
+        retry: classes of errors. If there are any, `out` is there, of a URL table: only its rows that failed with
+             one of them are asked for again, and all others keep their bytes.
 
     Returns:
         Counts: `requested`, one per status, `filtered` (of the rejected), `failed_share` in [0, 1] of those that no
-        filter left out, `shards`, `bytes`, `errors` by class.
+        filter left out, `shards`, `bytes`, `errors` by class, `duplicates` (as `count_duplicates`).
 
     Raises:
-        DataError: the source is missing, unreadable or empty, no image came through, the disk is full, or
-            another run is at this work.
+        DataError: the source is missing, unreadable or empty, no image came through, the disk is full, another run
+            is at this work, or there is nothing to retry.
         StorageError: S3 refuses or is away.
         CeilingError: more rows failed than `settings.max_failed_share` allows. Rows that failed to download
             are tried again by the next run; the others are kept.
     """
-    folder = work / _work_key(source, settings)[:16]
+    recover_folder(out)
+    folder = work / _work_key(source, settings, out, retry)[:16]
     with at_work(work, root):
         folder.mkdir(parents=True, exist_ok=True)
+        if retry and isinstance(source, UrlTableSource):
+            from lotlip.data.reopening import reopen_published
+
+            reopen_published(source, settings, out, folder, retry)
         shards = _make_shards(source, name, settings, folder)
         report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
         _check_ceiling(report, settings.max_failed_share, folder, shards)
+        report["duplicates"] = count_duplicates(folder, shards, settings.near_duplicate_bits)
         publish(folder, out, shards, root)
         shutil.rmtree(folder)
     counts = f"{report['success']} of {report['requested']} rows in {len(shards)} shards"
@@ -120,7 +136,7 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
     if report["success"] and report["failed_share"] <= ceiling:
         return
     if report["kind"] == "url_table":
-        from lotlip.data.url_download import reopen_failed
+        from lotlip.data.reopening import reopen_failed
 
         reopen_failed(folder, shards)
     frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])
@@ -135,7 +151,7 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
     )
 
 
-def _work_key(source: Source, settings: Download) -> str:
+def _work_key(source: Source, settings: Download, out: Path, retry: Sequence[str]) -> str:
     """Hash of all that determines the bytes of the result."""
     inputs: dict[str, Any] = source.model_dump(mode="json", exclude={"path", "held_out_share"})
     match source:
@@ -154,5 +170,7 @@ def _work_key(source: Source, settings: Download) -> str:
                 (str(file.relative_to(path)), file.lstat().st_size, file.lstat().st_mtime_ns)
                 for file in sorted(path.rglob("*"))
             ]
-    chosen = settings.model_dump(include={"shard_size", "max_bytes", "max_pixels", "allow_private_hosts"})
+    if retry:
+        inputs["retry"] = [sorted(retry), read_json(out / "manifest.json")]
+    chosen = settings.model_dump(mode="json", include=_OF_THE_BYTES)
     return content_key({"version": VERSION, "source": inputs, "settings": chosen})

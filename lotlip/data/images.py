@@ -5,21 +5,25 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lotlip.data.shards import encode_png
 from lotlip.errors import DataError
+from lotlip.params import Resize
 from lotlip.records import sha256_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")  # and WEBP, in a RIFF file
 KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # others are re-encoded as PNG
+_HASHED_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def open_encoded(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
     except UnidentifiedImageError:
-        raise DataError(f"not an image: none of {', '.join(READABLE_FORMATS)}") from None
+        raise not_an_image() from None
     except Image.DecompressionBombError:
         raise DataError("image too large: beyond Pillow's own limit") from None
     except Exception as error:  # decoders raise nearly anything on hostile bytes
@@ -73,18 +77,42 @@ def load_rgb(image: Image.Image) -> Image.Image:
     return _flatten(_upright(_load(image)))
 
 
-def check_image(data: bytes, max_pixels: int) -> Picture:
+def has_image_magic(start: bytes) -> bool:
+    """Whether the first 16 bytes of a file are those of a readable format."""
+    return start.startswith(MAGIC) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+def not_an_image() -> DataError:
+    """The error of bytes in no readable format."""
+    return DataError(f"not an image: none of {', '.join(READABLE_FORMATS)}")
+
+
+def check_image(data: bytes, max_pixels: int, resize: Resize | None = None) -> Picture:
     """Decode `data` completely and describe it; formats that shards do not hold become PNG.
+
+    With `resize`, an image whose side is longer than wanted becomes a smaller JPEG; no image is enlarged. Of a
+    JPEG all bytes are read, but no more pixels made than are needed: a smaller size decodes faster.
 
     Raises:
         DataError: as `open_rgb`.
     """
-    decoded = _load(open_encoded(data, max_pixels))
-    image = _flatten(_upright(decoded))
-    extension = KEPT_FORMATS.get(decoded.format or "")
+    encoded = open_encoded(data, max_pixels)
+    width, height = encoded.size[::-1] if _is_turned(encoded) else encoded.size
+    scale = 1.0 if resize is None else _scale(encoded.size, resize)
+    if resize is not None and scale < 1:
+        encoded.draft("RGB", (math.ceil(2 * scale * width), math.ceil(2 * scale * height)))
+    else:
+        encoded.draft("L", (2 * _HASHED_SIDE, 2 * _HASHED_SIDE))
+    image = _flatten(_load(encoded))
+    if resize is not None and scale < 1:
+        smaller = (max(1, round(scale * width)), max(1, round(scale * height)))
+        image = _upright(image.resize(smaller, Image.Resampling.LANCZOS))
+        return _describe(_encode_jpeg(image, resize.quality), "jpg", image, image.size)
+    image = _upright(image)
+    extension = KEPT_FORMATS.get(encoded.format or "")
     if extension is None:
         extension, data = "png", encode_png(image)
-    return Picture(data, extension, image.width, image.height, sha256_bytes(data), perceptual_hash(image))
+    return _describe(data, extension, image, (width, height))
 
 
 def eval_transform(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
@@ -133,12 +161,19 @@ def perceptual_hash(image: Image.Image) -> str:
     The lowest 8 x 8 frequencies of the 32 x 32 grey image against their median, in integers, so that every
     machine finds the same bits.
     """
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.int64)
-    angles = np.outer(np.arange(8), 2 * np.arange(32) + 1) * (math.pi / 64)
-    basis = np.rint(1024 * np.cos(angles)).astype(np.int64)
-    frequencies = (basis @ grey @ basis.T).ravel()
+    small = image.convert("L").resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.LANCZOS)
+    basis = _frequencies()
+    frequencies = (basis @ np.asarray(small, dtype=np.int64) @ basis.T).ravel()
     median = np.sort(frequencies[1:])[31]  # the mean brightness, at 0, says nothing about the shape
     return np.packbits(frequencies > median).tobytes().hex()
+
+
+@cache
+def _frequencies() -> NDArray[np.int64]:
+    """The lowest 8 frequencies of the cosine transform, int64 [8, 32]."""
+    angles = np.outer(np.arange(8), 2 * np.arange(_HASHED_SIDE) + 1) * (math.pi / (2 * _HASHED_SIDE))
+    basis: NDArray[np.int64] = np.rint(1024 * np.cos(angles)).astype(np.int64)
+    return basis
 
 
 def _load(image: Image.Image) -> Image.Image:
@@ -147,6 +182,28 @@ def _load(image: Image.Image) -> Image.Image:
     except Exception as error:
         raise DataError(f"damaged image: {error}") from None
     return image
+
+
+def _scale(size: tuple[int, int], resize: Resize) -> float:
+    side = min(size) if resize.mode == "shortest" else max(size)
+    return resize.size / side
+
+
+def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _describe(data: bytes, extension: str, image: Image.Image, size: tuple[int, int]) -> Picture:
+    return Picture(data, extension, *size, sha256_bytes(data), perceptual_hash(image))
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # as in `_upright`
+        return False
 
 
 def _upright(image: Image.Image) -> Image.Image:

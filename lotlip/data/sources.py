@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lotlip.data.filters import left_out
+from lotlip.data.repeats import FirstRows
 from lotlip.data.table_files import Wanted, read_cells
 from lotlip.data.table_layouts import LAYOUTS
 from lotlip.errors import DataError
@@ -34,22 +35,22 @@ class Keys:
     """Gives every row of a source a key of its own; of rows with equal parts the first counts."""
 
     def __init__(self) -> None:
-        self._first_row: dict[str, int] = {}
+        self._first_rows = FirstRows()
         self._num_repeats: dict[str, int] = {}
         self._num_rows = 0
 
     def __bool__(self) -> bool:
-        return bool(self._first_row)
+        return bool(self._num_rows)
 
     def take(self, *parts: bytes) -> tuple[str, str | None]:
         """The next row's key, and `repeats row N` (rows counted from 1) where it is not the first."""
         self._num_rows += 1
         key = sample_key(*parts)
-        if key not in self._first_row:
-            self._first_row[key] = self._num_rows
+        first = self._first_rows.add(bytes.fromhex(key), self._num_rows)
+        if first == self._num_rows:
             return key, None
         self._num_repeats[key] = self._num_repeats.get(key, 0) + 1
-        return sample_key(*parts, b"repeat %d" % self._num_repeats[key]), f"repeats row {self._first_row[key]}"
+        return sample_key(*parts, b"repeat %d" % self._num_repeats[key]), f"repeats row {first}"
 
 
 def read_requests(source: UrlTableSource) -> Iterator[Request]:

@@ -99,14 +99,32 @@ Source = Annotated[
 ]
 
 
+class Resize(Section):
+    """Images larger than this become smaller JPEGs; none is enlarged."""
+
+    size: PositiveInt
+    mode: Literal["shortest", "longest"]
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+
+
 class Download(Section):
     """How images are fetched and packed; the comments in params.yaml say what each key means."""
 
     shard_size: PositiveInt
     concurrency: PositiveInt
+    workers: PositiveInt | None
+    max_per_host: PositiveInt
+    host_interval_s: Annotated[float, Field(ge=0.0)]
+    max_connect_failures: PositiveInt
+    connect_timeout_s: PositiveFloat
+    read_timeout_s: PositiveFloat
     timeout_s: PositiveFloat
     num_retries: Annotated[int, Field(ge=0)]
+    user_agent: Annotated[str, Field(pattern=r"^[A-Za-z_-][ -~]*$")]
+    respect_robots: bool
+    allow_private_hosts: bool
     max_bytes: PositiveInt
     max_pixels: PositiveInt
-    allow_private_hosts: bool
+    resize: Resize | None
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=8)]
     max_failed_share: Share
