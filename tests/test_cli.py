@@ -16,6 +16,7 @@ COMMANDS = (
     "configure",
     "download",
     "caption",
+    "verify",
     "plan",
     "stats",
     "evaluate",

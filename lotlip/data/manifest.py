@@ -8,7 +8,7 @@ the same shard name, joined with the images by sample key.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lotlip.errors import DataError
 from lotlip.records import read_json, sha256_file, write_json
@@ -82,25 +82,29 @@ def write_manifest(folder: Path, kind: Kind, shards: Iterable[Shard]) -> Manifes
     return manifest
 
 
-def read_manifest(folder: Path, kind: Kind) -> Manifest:
-    """Read `folder/manifest.json`.
+def read_manifest(folder: Path, kind: Kind | None = None) -> Manifest:
+    """Read `folder/manifest.json`, of whatever kind it is where none is named.
 
     Raises:
-        DataError: it is missing, of another format, or of another kind.
+        DataError: it is missing, damaged, of another format, or of another kind.
     """
     record = read_json(folder / "manifest.json")
-    if record.get("format") != FORMAT or record.get("kind") != kind:
-        raise DataError(
-            f"{folder}/manifest.json says format {record.get('format')!r}, kind {record.get('kind')!r}; "
-            f"expected {FORMAT!r}, {kind!r}. Is this the right folder?"
+    try:
+        if record["format"] != FORMAT or record["kind"] not in ((kind,) if kind else get_args(Kind)):
+            raise DataError(
+                f"{folder}/manifest.json says format {record['format']!r}, kind {record['kind']!r}; "
+                f"expected {FORMAT!r}, {' or '.join(map(repr, (kind,) if kind else get_args(Kind)))}. "
+                "Is this the right folder?"
+            )
+        shards = tuple(
+            Shard(
+                entry["name"],
+                entry["num_samples"],
+                {role: File(**file) for role, file in entry["files"].items()},
+                entry.get("of"),
+            )
+            for entry in record["shards"]
         )
-    shards = tuple(
-        Shard(
-            entry["name"],
-            entry["num_samples"],
-            {role: File(**file) for role, file in entry["files"].items()},
-            entry.get("of"),
-        )
-        for entry in record["shards"]
-    )
-    return Manifest(folder, kind, shards)
+        return Manifest(folder, record["kind"], shards)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}/manifest.json is no manifest or is damaged ({error!r}).") from None
