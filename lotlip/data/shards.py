@@ -5,15 +5,14 @@ A sample `<key>` is `<key>.<image extension>`, `<key>.txt` (raw caption) and `<k
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable
-from io import FileIO
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lotlip.data.manifest import Manifest
-from lotlip.data.tar_index import Member, index_tar
+from lotlip.data.tar_index import Data, Member, index_tar, map_file
 from lotlip.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,7 +38,10 @@ def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> int:
 
 
 class ShardReader:
-    """Random access to the samples of one tar by key, also from several threads: one pass over it, then one read each.
+    """Random access to the samples of one tar by key, also from several threads.
+
+    The file is mapped, not read: one pass over it for the hash, one over its headers, and memory holds no more of it
+    than the system likes to keep.
 
     Raises:
         DataError: the file is missing or truncated, has another hash than `sha256`, or repeats a key.
@@ -49,11 +51,11 @@ class ShardReader:
         if not path.is_file():
             raise DataError(f"Shard {path} is missing: run `dvc checkout` or its download stage again.")
         self.path = path
-        self._file = path.open("rb", buffering=0)
+        self._data = map_file(path)
         try:
-            self._members = _by_key(path, index_tar(self._file, path, sha256))
+            self._members = _by_key(path, index_tar(self._data, path, sha256))
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     @property
@@ -73,7 +75,11 @@ class ShardReader:
 
     def extension(self, key: str) -> str:
         """File extension of a sample's image, empty where there is no image."""
-        return next((name for name in IMAGE_EXTENSIONS if name in self._members[key]), "")
+        members = self._members[key]
+        for name in IMAGE_EXTENSIONS:
+            if name in members:
+                return name
+        return ""
 
     def caption(self, key: str) -> str:
         """Raw caption of a sample, empty where there is none.
@@ -92,7 +98,8 @@ class ShardReader:
         return record
 
     def close(self) -> None:
-        self._file.close()
+        if isinstance(self._data, mmap):
+            self._data.close()
 
     def __enter__(self) -> "ShardReader":
         return self
@@ -101,10 +108,10 @@ class ShardReader:
         self.close()
 
     def _read(self, key: str, extension: str) -> bytes:
-        return read_member(self._file, self.path, self._members[key][extension])
+        return read_member(self._data, self.path, self._members[key][extension])
 
 
-def read_member(file: FileIO, path: Path, member: Member) -> bytes:
+def read_member(data: Data, path: Path, member: Member) -> bytes:
     """The bytes of a file in a tar.
 
     Raises:
@@ -112,10 +119,10 @@ def read_member(file: FileIO, path: Path, member: Member) -> bytes:
     """
     if member.is_sparse:
         return _read_sparse(path, member)
-    data = os.pread(file.fileno(), member.size, member.offset)
-    if len(data) != member.size:
-        raise DataError(f"{path} ends inside {member.name}: {len(data)} of {member.size} bytes are there.")
-    return data
+    found = data[member.offset : member.offset + member.size]
+    if len(found) != member.size:
+        raise DataError(f"{path} ends inside {member.name}: {len(found)} of {member.size} bytes are there.")
+    return found
 
 
 def split_name(name: str) -> tuple[str, str]:

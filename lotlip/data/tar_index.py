@@ -1,23 +1,21 @@
-"""The index of a tar: where its files lie, found in the same pass over its bytes that feeds their hash.
+"""The index of a tar: where its files lie, read from its headers in a mapping of the file.
 
 The members that datasets are made of (ustar, pax and GNU long names, directories, links) are read here, some ten times
 faster than by `tarfile`. At anything else, damage included, `tarfile` decides: what is read here is read the same.
 """
 
 import hashlib
-import os
 import re
 import tarfile
-import zlib
 from functools import lru_cache
-from io import FileIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
+from zlib import adler32
 
 from lotlip.errors import DataError
 
-PIECE = 1 << 20  # bytes hashed at once
-HOP = 1 << 14  # bytes read at once where nothing is hashed and data may be skipped
+Data = mmap | bytes  # of a whole tar; an empty file cannot be mapped
 BLOCK = tarfile.BLOCKSIZE
 _END = bytes(BLOCK)
 _NUMBER = re.compile(rb" *([0-7]+)[ \0]*")
@@ -39,44 +37,41 @@ class _Unusual(Exception):
     """Nothing that is read here."""
 
 
-def index_tar(file: FileIO, path: Path, sha256: str | None = None) -> list[Member]:
+def map_file(path: Path) -> Data:
+    """The bytes of a file, read from the disk where they are looked at. It may be removed or replaced meanwhile."""
+    with path.open("rb") as file:
+        return mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else b""
+
+
+def index_tar(data: Data, path: Path, sha256: str | None = None) -> list[Member]:
     """The files of a tar in their order; of one that repeats, all.
 
     Args:
-        file: the tar, open and unbuffered.
-        path: what messages call it.
-        sha256: what the whole file must have; without it data is skipped, not read.
+        data: the mapped tar.
+        path: where it lies.
+        sha256: what the whole file must have; without it only headers are looked at.
 
     Raises:
         DataError: it has another hash, is no tar, is cut (also between two members), or a header is damaged.
     """
-    digest = None if sha256 is None else hashlib.sha256()
-    scan = _Scan(file)
-    view = memoryview(bytearray(HOP if digest is None else PIECE))
-    at = 0
-    while count := os.preadv(file.fileno(), [view], at):
-        if digest is not None:
-            digest.update(view[:count])
-        scan.feed(view[:count], at)
-        if digest is None and scan.is_done:
-            break
-        at = at + count if digest is not None else scan.next_header
-    if digest is not None and (found := digest.hexdigest()) != sha256:
+    if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise DataError(
-            f"Shard {path} has sha256 {found[:12]}, its manifest says {str(sha256)[:12]}: the file is damaged "
+            f"Shard {path} has sha256 {found[:12]}, its manifest says {sha256[:12]}: the file is damaged "
             "or was changed. Remove it and run `dvc checkout` or its download stage again."
         )
-    return scan.members if scan.is_whole else index_with_tarfile(file, path)
+    try:
+        return _Headers(data).read()
+    except (_Unusual, ValueError):  # the latter from digits or names that are none
+        return index_with_tarfile(data, path)
 
 
-def index_with_tarfile(file: FileIO, path: Path) -> list[Member]:
+def index_with_tarfile(data: Data, path: Path) -> list[Member]:
     """What `index_tar` gives, slowly."""
     try:
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(path, "r:") as tar:
             members = [member_of(info) for info in tar if info.isfile()]
             # `tarfile` takes a tar that is cut between two members, or whose header is damaged, for whole.
-            if os.pread(file.fileno(), BLOCK, tar.offset) != _END:
+            if data[tar.offset : tar.offset + BLOCK] != _END:
                 raise DataError(f"Shard {path} ends without the mark of a tar's end: it is truncated or damaged.")
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise DataError(f"Shard {path} cannot be read as a tar ({error}): it is truncated or damaged.") from error
@@ -88,67 +83,60 @@ def member_of(info: tarfile.TarInfo) -> Member:
     return Member(info.name, info.offset_data, info.size, info.issparse())
 
 
-class _Scan:
-    """Reads headers from pieces of a tar that come in order and begin at a block's border.
+class _Headers:
+    """Reads the headers of a tar from its first to the mark of its end."""
 
-    Headers lie at multiples of a block, so that a piece holds each whole or not at all.
-    """
-
-    def __init__(self, file: FileIO) -> None:
-        self.members: list[Member] = []
-        self.next_header = 0
-        self.is_whole = False  # the end's mark was reached, and all before it was read
-        self.is_done = False
-        self._file = file
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._members: list[Member] = []
         self._told: dict[str, str | int] | None = None  # what extended headers say of the next member
 
-    def feed(self, piece: memoryview, start: int) -> None:
-        """Read the headers in `piece`, which begins at byte `start` of the tar."""
-        try:
-            while not self.is_done and self.next_header < start + len(piece):
-                at = self.next_header - start
-                self._read_header(bytes(piece[at : at + BLOCK]))
-        except (_Unusual, UnicodeError):
-            self.is_done = True
-
-    def _read_header(self, header: bytes) -> None:
-        if len(header) != BLOCK or (header == _END and self._told is not None):
+    def read(self) -> list[Member]:
+        """The files, in order."""
+        at = 0
+        while (header := self._data[at : at + BLOCK]) != _END:
+            size = self._read_header(header, at + BLOCK)
+            at += BLOCK + _padded(size)
+        if self._told is not None:
             raise _Unusual
-        if header == _END:
-            self.is_done = self.is_whole = True
-            return
-        if _sum(header) != _sum_told(header[148:156]):
+        return self._members
+
+    def _read_header(self, header: bytes, data: int) -> int:
+        """Note a header's member, if it is one, and return how many bytes of data follow at `data`."""
+        if len(header) != BLOCK:
+            raise _Unusual
+        # The sum of 512 ASCII characters stays below the modulus of Adler-32, whose lower half is then that sum + 1.
+        total = (adler32(header) & 0xFFFF) - 1 if header.isascii() else sum(header)
+        if total != _sum_told(header[148:156]):
             raise _Unusual
         _check_numbers(header[100:124], header[136:148], header[329:345])
-        size, kind, data = _number(header[124:136]), header[156], self.next_header + BLOCK
+        size, kind = _number(header[124:136]), header[156]
         if kind in _FILES:
             name = _name(header)
             if self._told is not None:
                 name, size = str(self._told.get("path", name)), int(self._told.get("size", size))
-            self.members.append(Member(name, data, size))
-        elif kind in _NO_DATA:
-            size = 0
-        elif kind in _LONG_NAMES:
-            text = self._extended(data, size).partition(b"\0")[0]
+            self._members.append(Member(name, data, size))
+            self._told = None
+            return size
+        if kind in _NO_DATA:
+            self._told = None
+            return 0
+        self._read_extended(kind, self._data[data : data + _padded(size)], size)
+        return size
+
+    def _read_extended(self, kind: int, found: bytes, size: int) -> None:
+        if size > _MAX_EXTENDED or len(found) < size:
+            raise _Unusual
+        if kind in _LONG_NAMES:
+            text = found.partition(b"\0")[0]
             self._tell({"path": text.decode("utf-8", "surrogateescape")} if kind == ord("L") else {})
         elif kind in _PAX:
-            told = _pax_records(self._extended(data, size), size)
+            told = _pax_records(found, size)
             if kind == ord("g") and told:  # holds for all that follow
                 raise _Unusual
             self._tell(told)
         else:
             raise _Unusual
-        if kind in _FILES or kind in _NO_DATA:
-            self._told = None
-        self.next_header = data + -(-size // BLOCK) * BLOCK
-
-    def _extended(self, offset: int, size: int) -> bytes:
-        if size > _MAX_EXTENDED:
-            raise _Unusual
-        padded = -(-size // BLOCK) * BLOCK
-        if len(found := os.pread(self._file.fileno(), padded, offset)) != padded:
-            raise _Unusual
-        return found
 
     def _tell(self, told: dict[str, str | int]) -> None:
         self._told = self._told or {}
@@ -157,23 +145,23 @@ class _Scan:
         self._told |= told
 
 
-def _sum(header: bytes) -> int:
-    """The sum of its bytes. Adler-32 holds it, modulo 65521, which that of 512 ASCII characters cannot reach."""
-    return (zlib.adler32(header) & 0xFFFF) - 1 if header.isascii() else sum(header)
-
-
 @lru_cache(maxsize=4096)
 def _sum_told(field: bytes) -> int:
     """The sum of a header by its checksum, which takes its own `field` for spaces."""
     return _number(field) - len(field) * ord(" ") + sum(field)
 
 
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
 def _name(header: bytes) -> str:
-    name = header[:100].partition(b"\0")[0]
+    name = header[: header.find(0, 0, 100)] if header[99] == 0 else header[:100].partition(b"\0")[0]
     if name.endswith(b"/"):  # a directory of the oldest kind
         raise _Unusual
-    prefix = header[345:500].partition(b"\0")[0] + b"/" if header[345] else b""
-    return (prefix + name).decode("utf-8", "surrogateescape")
+    if header[345]:
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _pax_records(found: bytes, size: int) -> dict[str, str | int]:
@@ -202,7 +190,7 @@ def _number(field: bytes) -> int:
     """A number of a header: octal digits, or binary where the first byte is 0x80."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    if field[:-1].isdigit() and field[-1] in b"\0 " and max(field) < ord("8"):  # nearly all
+    if field[:-1].isdigit() and field[-1] in b"\0 ":  # nearly all
         return int(field[:-1], 8)
     if found := _NUMBER.fullmatch(field):
         return int(found[1], 8)

@@ -1,9 +1,7 @@
 """Checks of one image shard: its tar and table against the manifest and against each other."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from lotlip.data.problems import Problem, check_file, check_unique, read_checked
 from lotlip.data.salvage import salvage_members
 from lotlip.data.shards import IMAGE_EXTENSIONS, read_member, split_name
 from lotlip.data.tables import COLUMNS
-from lotlip.data.tar_index import Member, index_tar
+from lotlip.data.tar_index import Member, index_tar, map_file
 from lotlip.errors import DataError
 from lotlip.records import sha256_bytes
 
@@ -31,31 +29,42 @@ def check_images(manifest: Manifest, shard: Shard) -> tuple[list[Problem], list[
     damaged = check_file(manifest, shard, "tar")
     problems += damaged
     path = manifest.path(shard, "tar")
-    if not path.is_file():
+    if any(problem.what in ("missing", "unreadable") for problem in damaged):
         return problems, [row["key"] for row in rows or [] if row["status"] == "success"]
-    try:
-        with path.open("rb", buffering=0) as file:
-            samples, found = _find_samples(file, path, shard, bool(damaged))
-            problems += found
-            if rows is not None:
-                compared = list(_compare(_Tar(file, path, shard), samples, rows))
-                problems += compared + _summarise(shard, samples, compared) * bool(damaged)
-    except OSError as error:
-        return [*problems, Problem(shard.name, path.name, "", "unreadable", "a tar", str(error))], []
+    tar = _Tar(path, shard)
+    samples, found = _find_samples(tar, is_damaged=bool(damaged))
+    problems += found
+    if rows is not None:
+        compared = list(_compare(tar, samples, rows))
+        problems += compared + _summarise(tar, samples, compared) * bool(damaged)
     return problems, list(samples)
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON records of a tar's samples, of a damaged one those that can be read."""
-    with path.open("rb", buffering=0) as file:
-        for member in salvage_members(file)[0]:
-            if split_name(member.name)[1] == "json":
-                try:
-                    record = json.loads(_read(file, path, member))
-                except (DataError, ValueError):
-                    continue
-                if isinstance(record, dict):
-                    yield record
+    data = map_file(path)
+    for member in salvage_members(data, path)[0]:
+        if split_name(member.name)[1] == "json":
+            try:
+                record = json.loads(read_member(data, path, member))
+            except (DataError, ValueError):
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+class _Tar:
+    """Reads members and names problems of one tar."""
+
+    def __init__(self, path: Path, shard: Shard) -> None:
+        self.path, self.shard = path, shard
+        self.data = map_file(path)
+
+    def read(self, member: Member) -> bytes:
+        return read_member(self.data, self.path, member)
+
+    def problem(self, key: str, what: str, expected: str, found: str) -> Problem:
+        return Problem(self.shard.name, self.shard.files["tar"].path, key, what, expected, found)
 
 
 def _check_rows(shard: Shard, rows: list[Row]) -> Iterator[Problem]:
@@ -67,44 +76,21 @@ def _check_rows(shard: Shard, rows: list[Row]) -> Iterator[Problem]:
         yield Problem(shard.name, name, "", "number of samples", expected, f"{successes}")
 
 
-def _find_samples(file: FileIO, path: Path, shard: Shard, is_damaged: bool) -> tuple[Samples, list[Problem]]:
-    name = shard.files["tar"].path
-    members, broken = salvage_members(file) if is_damaged else _members(file, path)
-    problems = [Problem(shard.name, name, "", "damaged tar", f"a header at byte {at}", "none") for at in broken]
-    problems += check_unique(shard, "tar", (split_name(member.name) for member in members))
+def _find_samples(tar: _Tar, is_damaged: bool) -> tuple[Samples, list[Problem]]:
+    try:
+        # The index of a damaged tar would end at a page of zeros as at the mark of the end.
+        members, broken = salvage_members(tar.data, tar.path) if is_damaged else (index_tar(tar.data, tar.path), [])
+    except DataError:
+        members, broken = salvage_members(tar.data, tar.path)
+    problems = [tar.problem("", "damaged tar", f"a header at byte {at}", "none") for at in broken]
+    problems += check_unique(tar.shard, "tar", (split_name(member.name) for member in members))
     samples: Samples = {}
     for member in members:
         key, extension = split_name(member.name)
         samples.setdefault(key, {}).setdefault(extension, member)
-    if len(samples) != shard.num_samples:
-        problems.append(Problem(shard.name, name, "", "number of samples", f"{shard.num_samples}", f"{len(samples)}"))
+    if len(samples) != tar.shard.num_samples:
+        problems.append(tar.problem("", "number of samples", f"{tar.shard.num_samples}", f"{len(samples)}"))
     return samples, problems
-
-
-def _members(file: FileIO, path: Path) -> tuple[list[Member], list[int]]:
-    try:
-        return index_tar(file, path), []
-    except DataError:
-        return salvage_members(file)
-
-
-def _read(file: FileIO, path: Path, member: Member) -> bytes:
-    if not member.is_sparse and member.offset + member.size > (size := os.fstat(file.fileno()).st_size):
-        raise DataError(f"{max(0, size - member.offset)} of {member.size} bytes")
-    return read_member(file, path, member)
-
-
-class _Tar:
-    """Reads members and names problems of one tar."""
-
-    def __init__(self, file: FileIO, path: Path, shard: Shard) -> None:
-        self._file, self._path, self._shard = file, path, shard
-
-    def read(self, member: Member) -> bytes:
-        return _read(self._file, self._path, member)
-
-    def problem(self, key: str, what: str, expected: str, found: str) -> Problem:
-        return Problem(self._shard.name, self._shard.files["tar"].path, key, what, expected, found)
 
 
 def _compare(tar: _Tar, samples: Samples, rows: list[Row]) -> Iterator[Problem]:
@@ -128,10 +114,10 @@ def _compare_sample(tar: _Tar, key: str, members: Mapping[str, Member], row: Row
         yield tar.problem(key, "no image", f"{key}.{IMAGE_EXTENSIONS[0]} or another image", ", ".join(members))
     checks = [(extension, "image", f"sha256 {row['sha256']}"), ("txt", "caption", repr(row["caption"] or ""))]
     for name, what, expected in checks:
-        if name not in members:
+        if what == "image" and not extension:
             continue
         try:
-            data = tar.read(members[name])
+            data = tar.read(members[name]) if name in members else b""  # no caption is an empty one
             found = f"sha256 {sha256_bytes(data)}" if what == "image" else repr(data.decode())
         except (DataError, UnicodeDecodeError) as error:
             found = str(error)
@@ -144,8 +130,8 @@ def _compare_sample(tar: _Tar, key: str, members: Mapping[str, Member], row: Row
             yield tar.problem(key, "metadata", "JSON", str(error))
 
 
-def _summarise(shard: Shard, samples: Samples, compared: list[Problem]) -> list[Problem]:
+def _summarise(tar: _Tar, samples: Samples, compared: list[Problem]) -> list[Problem]:
     """One line that says how many images of a damaged tar are proven good."""
     bad = {problem.key for problem in compared if problem.what in ("image", "no image", "extra sample")}
     good = f"{len(samples.keys() - bad)} that fit the sha256 of their rows"
-    return [Problem(shard.name, shard.files["tar"].path, "", "images left", f"{shard.num_samples}", good)]
+    return [tar.problem("", "images left", f"{tar.shard.num_samples}", good)]

@@ -78,3 +78,13 @@ def test_a_sample_without_image_or_with_a_broken_caption_says_so(tmp_path: Path)
             reader.image("k")
         with pytest.raises(DataError, match="not UTF-8"):
             reader.caption("k")
+
+
+def test_a_reader_keeps_its_tar_when_the_path_gets_another(tmp_path: Path) -> None:
+    path = three_samples(tmp_path / "s.tar")
+    with ShardReader(path) as reader:
+        path.unlink()
+        path.write_bytes(b"")
+        assert [reader.image(key) for key in reader.keys] == [bytes([i]) * 700 for i in range(3)]
+    with pytest.raises(DataError, match="truncated or damaged"):
+        ShardReader(path)

@@ -112,7 +112,9 @@ def test_a_cut_tar_names_what_is_gone(size: int, lost: list[str], left: int, ima
     assert [problem.key for problem in problems if problem.what == "missing sample"] == lost
     assert problems[-1].found == f"{left} that fit the sha256 of their rows"
     if size == 1000:
-        assert [(p.key, p.found) for p in problems if p.what == "image"] == [("a", "488 of 1500 bytes")]
+        assert [(p.key, p.found) for p in problems if p.what == "image"] == [
+            ("a", f"{images / TAR} ends inside a.jpg: 488 of 1500 bytes are there.")
+        ]
 
 
 def test_lost_bytes_in_the_middle_do_not_hide_what_follows(images: Path) -> None:
@@ -157,6 +159,8 @@ def as_key(key: str, new: str) -> Callable[[list[Entry]], list[Entry]]:
     [
         (without("b", "jpg", "txt", "json"), [("", "number of samples"), ("b", "missing sample")]),
         (without("b", "jpg"), [("b", "no image")]),
+        (without("b", "txt"), [("b", "caption")]),
+        (without("b", "json"), []),
         (as_key("a", "z"), [("", "number of samples"), ("z", "extra sample")]),
         (as_key("a", "a"), [("a", "duplicate")] * 3),
         (as_key("a", "no-s-00000"), [("", "number of samples"), ("no-s-00000", "extra sample")]),
