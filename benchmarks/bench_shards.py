@@ -2,8 +2,8 @@
 
 Two shards: rendered scenes of about 1 kB, where headers count, and JPEGs of 20 to 60 kB, where bytes do.
 The limit: every byte goes through SHA-256 once (`hash_s`, with `hash_gb_per_s` of this machine's CPU and OpenSSL; some
-1.5 to 2 GB/s with SHA instructions, a third of that without) and is copied out of the page cache twice, for the hash
-and for the reader. `limit_ratio` is what a reader of no other cost would reach.
+1.5 to 2 GB/s with SHA instructions, a third of that without), in place, and what is asked for is copied once.
+`limit_ratio` is what a reader of no other cost than the hash would reach.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The index of a tar: where its files lie, read from its headers in a mapping of the file.
 
-The members that datasets are made of (ustar, pax and GNU long names, directories, links) are read here, some ten times
+The members that datasets are made of (ustar, pax and GNU long names, directories, links) are read here, many times
 faster than by `tarfile`. At anything else, damage included, `tarfile` decides: what is read here is read the same.
 """
 
@@ -38,7 +38,11 @@ class _Unusual(Exception):
 
 
 def map_file(path: Path) -> Data:
-    """The bytes of a file, read from the disk where they are looked at. It may be removed or replaced meanwhile."""
+    """The bytes of a file, read from the disk where they are looked at.
+
+    It may be removed or replaced meanwhile, but not cut: then, and at an error of the disk, the system ends the process
+    (SIGBUS).
+    """
     with path.open("rb") as file:
         return mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else b""
 
