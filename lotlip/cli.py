@@ -187,6 +187,36 @@ def plan(
 
 
 @app.command()
+def verify(
+    manifest: Annotated[Path, typer.Argument(help="Dataset folder of any kind, or its manifest.json.")],
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Image folder of a sidecar; repeatable. Default: images/* beside it.")
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Move damaged shards to FOLDER.damaged.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Read every byte of a dataset and name all that is damaged, missing or does not fit; status 1 if anything is."""
+    from dataclasses import asdict
+
+    from lotlip.data.repair import repair_dataset
+    from lotlip.data.verify import verify_dataset
+    from lotlip.records import write_json
+
+    findings = verify_dataset(manifest, images or ())
+    done = repair_dataset(findings) if repair else None
+    if json_file is not None:
+        write_json(json_file, {**findings.record(), "repair": asdict(done) if done else None})
+    for line in findings.lines():
+        print(line)
+    for line in done.lines() if done else ():
+        print(line)
+    if findings.damaged and not repair:
+        print("next: `dvc checkout --force` brings back what DVC's cache still holds, --repair takes out the rest")
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def stats(
     layout: Annotated[str, typer.Argument(metavar="FORMAT", help=f"{', '.join(SETS)}.")],
     path: Annotated[Path, typer.Argument(help="Folder or file of the set.")],

@@ -1,5 +1,6 @@
 """The command line: help of every command, quick start, errors without tracebacks, doctor's findings."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lotlip.data.manifest import read_manifest
 from lotlip.doctor import run_checks
 from lotlip.overlays import apply_overlays
+from tests.data.datasets import flip, write_captions, write_images
 from tests.data.fault_server import running_server
 
 TOP = Path(__file__).parents[1]
@@ -18,6 +21,7 @@ COMMANDS = (
     "download",
     "caption",
     "import-captions",
+    "verify",
     "plan",
     "stats",
     "evaluate",
@@ -72,6 +76,7 @@ def test_heavy_packages_wait_for_their_command() -> None:
         (("download", "none.tsv", "out"), "none.tsv"),
         (("import-captions", "none.csv", "data/none", "out", "--long-column", "long"), "data/none/manifest.json"),
         (("configure", "conf/none.yaml"), "the overlays here are conf/"),
+        (("verify", "data/none"), "data/none/manifest.json is missing"),
     ],
 )
 def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) -> None:
@@ -80,6 +85,31 @@ def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) 
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_verify_names_repairs_and_is_quiet_afterwards(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "data/images/s").folder
+    captions = write_captions(tmp_path / "elsewhere", read_manifest(images)).folder
+    for folder in ((images,), (images / "manifest.json",), (captions, "--images", images)):
+        done = lotlip("verify", *map(str, folder))
+        assert (done.returncode, done.stdout.splitlines()[-1].rpartition(": ")[2]) == (0, "whole")
+    flip(images / "s-00000.tar", 600)
+    done = lotlip("verify", str(images), "--json", str(tmp_path / "found.json"))
+    first, second, left, counts, following = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert first.startswith("s-00000, s-00000.tar: sha256: expected ")
+    assert second.startswith("s-00000, s-00000.tar, sample a: image: expected sha256 ")
+    assert left.endswith("images left: expected 3, found 2 that fit the sha256 of their rows")
+    assert counts == f"{images}: images, 2 shards, 5 samples: 3 problems, 1 shards damaged"
+    assert "--repair" in following
+    assert json.loads((tmp_path / "found.json").read_text())["damaged_shards"] == ["s-00000"]
+    done = lotlip("verify", str(images), "--repair")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith(f"next: lotlip download {images}.damaged/refetch.tsv NEWFOLDER")
+    done = lotlip("verify", str(images), "--repair")
+    assert (done.returncode, done.stdout) == (0, f"{images}: images, 1 shards, 2 samples: whole\n")
+    done = lotlip("verify", str(captions), "--images", str(images))
+    assert "s-00000, s-00000.parquet: no images: expected an image shard of this name, found none" in done.stdout
 
 
 def test_stats_of_a_jsonl_file(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def check_image(data: bytes, max_pixels: int, resize: Resize | None = None) -> P
         DataError: as `open_rgb`.
     """
     encoded = open_encoded(data, max_pixels)
-    width, height = encoded.size[::-1] if _is_turned(encoded) else encoded.size
+    width, height = encoded.size
+    upright_size = (height, width) if _is_turned(encoded) else (width, height)
     scale = 1.0 if resize is None else _scale(encoded.size, resize)
     if resize is not None and scale < 1:
         encoded.draft("RGB", (math.ceil(2 * scale * width), math.ceil(2 * scale * height)))
@@ -112,7 +113,7 @@ def check_image(data: bytes, max_pixels: int, resize: Resize | None = None) -> P
     extension = KEPT_FORMATS.get(encoded.format or "")
     if extension is None:
         extension, data = "png", encode_png(image)
-    return _describe(data, extension, image, (width, height))
+    return _describe(data, extension, image, upright_size)
 
 
 def eval_transform(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
