@@ -68,7 +68,10 @@ def download(
         str | None, typer.Option(help="Name, or number from 0; default: the layout's, or caption.")
     ] = None,
     url_prefix: Annotated[str, typer.Option(help="Put before relative paths.")] = "",
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight; default: params.yaml.")] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests in flight; default: params.yaml, which also says how many to one host."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode and check; default: params.yaml.")
     ] = None,

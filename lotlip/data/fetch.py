@@ -55,7 +55,7 @@ def open_session(settings: Download) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(
             total=settings.timeout_s, connect=settings.connect_timeout_s, sock_read=settings.read_timeout_s
         ),
-        headers={"User-Agent": settings.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
+        headers={"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"},
     )
 
 

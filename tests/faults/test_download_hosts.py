@@ -1,6 +1,8 @@
 """Many hosts: each has its slots, its pace, its deadlines and its rules, and none holds up the others."""
 
+import asyncio
 import itertools
+import resource
 import socket
 import time
 from collections import Counter
@@ -11,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from lotlip.data import addresses, hosts
+from lotlip.data import addresses, hosts, url_download
 from lotlip.data.robots import RobotsError, check_tags, parse_rules
 from lotlip.data.tables import Row, error_class
-from lotlip.errors import CeilingError
+from lotlip.errors import CeilingError, ParamsError
 from tests.data.fault_server import FaultServer, running_server
 from tests.data.folders import settings, tsv_source
-from tests.faults.test_download_faults import download
+from tests.faults.test_download_faults import download, in_child
 
 AGENT = "lotlip-download/2.0 (+https://example.org)"
 
@@ -87,6 +89,36 @@ def test_a_host_that_nobody_reaches_is_given_up_and_tried_by_the_next_run(tmp_pa
         }
         with pytest.raises(CeilingError, match=r"12 of 15 rows failed.*host given up \(9\), cannot connect \(3\)"):
             fetch_all(tmp_path, urls, max_failed_share=0.5, **changes)
+
+
+def test_rows_of_few_hosts_wait_in_a_bounded_number_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_tasks = []
+    load_one = url_download._ShardLoader._load_one
+
+    async def counted(*arguments: Any) -> None:
+        num_tasks.append(len(asyncio.all_tasks()))
+        await load_one(*arguments)
+
+    monkeypatch.setattr(url_download._ShardLoader, "_load_one", counted)
+    with running_server() as server:
+        urls = [*(f"http://127.0.0.1:1/{i}" for i in range(500)), f"{server.url}/ok/1"]
+        rows = fetch_all(tmp_path, urls, concurrency=2, shard_size=1000, num_retries=0, max_connect_failures=1)
+    assert len(rows) == len(num_tasks) == 501
+    assert max(num_tasks) < 2 * url_download._ROWS_PER_SLOT + 10
+
+
+def test_too_few_files_end_the_run_and_no_row(tmp_path: Path) -> None:
+    with running_server() as server:
+        source = tsv_source(tmp_path / "t.tsv", [(f"hang/{i}", "a") for i in range(100)], server.url)
+
+        def with_few_files() -> None:
+            most = len(list(Path("/proc/self/fd").iterdir())) + 30
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            with pytest.raises(ParamsError, match="Too many open files"):
+                download(tmp_path, source, concurrency=100, max_per_host=100)
+
+        assert in_child(with_few_files) == 0
+        assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_hosts_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
