@@ -65,8 +65,18 @@ class ShardReader:
         Raises:
             DataError: it has none.
         """
+        offset, size = self.image_span(key)
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def image_span(self, key: str) -> tuple[int, int]:
+        """Where a sample's encoded image lies in the file: offset and size in bytes.
+
+        Raises:
+            DataError: it has none.
+        """
         if extension := self.extension(key):
-            return self._read(key, extension)
+            return self._members[key][extension]
         raise DataError(f"Sample {key} of {self.path} has no image ({', '.join(IMAGE_EXTENSIONS)}).")
 
     def extension(self, key: str) -> str:

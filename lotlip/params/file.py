@@ -88,7 +88,7 @@ def parse_params(values: Any, where: str) -> Params:
     for name in RESERVED_NAMES & params.captioners.keys():
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name in params.methods:
-        params.train_settings(name)
+        _check_weights(name, params)
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)
@@ -123,6 +123,15 @@ def _override(settings: Train, changes: dict[str, Any], where: str) -> Train:
             else:
                 problems.append(f"{where}.{key}: {problem['msg']}, got {problem['input']!r}")
         raise ParamsError("; ".join(problems)) from None
+
+
+def _check_weights(method: str, params: Params) -> None:
+    weights = params.train_settings(method).source_weights
+    if weights and weights.keys() != params.sources.keys():
+        raise ParamsError(
+            f"train.source_weights of method {method} has {', '.join(weights)}, and the sources are "
+            f"{', '.join(params.sources)}: give a weight to each of these, and to no other."
+        )
 
 
 def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lotlip.params.section import Device, PositiveFloat, PositiveInt, Section, Share
+from lotlip.params.section import Device, Name, PositiveFloat, PositiveInt, Section, Share
 
 
 class ScenesEvalset(Section):
@@ -57,6 +57,11 @@ class Train(Section):
     run_length: PositiveInt
     weight_raw: Annotated[float, Field(ge=0.0)]
     weight_long: Annotated[float, Field(ge=0.0)]
+    order: Literal["global", "shards"]
+    window_shards: Annotated[int, Field(gt=0, le=256)]  # so many files a worker keeps open
+    source_weights: dict[Name, PositiveFloat]
+    num_workers: Annotated[int, Field(ge=0)]
+    checkpoint_every_steps: PositiveInt | None
     device: Device
     seed: Annotated[int, Field(ge=0)]
 
