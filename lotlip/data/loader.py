@@ -4,8 +4,8 @@ The same batches come for any number of workers and of ranks: a rank takes its p
 that would be incomplete is dropped. torch's DataLoader does the work in its processes; it is handed positions, so
 a resumed run decodes nothing that was consumed.
 
-The limit is decoding: every image costs one JPEG decode, resize and crop, about 1.5 to 4 ms of one core at 256 to
-500 pixels (`benchmarks/bench_loader.py`), so a core feeds a few hundred images a second.
+The limit is decoding: a JPEG of 448 pixels and 27 kB, decoded, resized and cropped to 224, takes 3 to 5 ms of a core
+(`benchmarks/bench_loader.py`, beside other work), so a core feeds 200 to 330 images a second, whatever hands them on.
 """
 
 import random
@@ -211,6 +211,8 @@ class Loader:
             sampler=tasks(),
             batch_size=None,  # a task is a whole batch already
             num_workers=self._num_workers,
+            # Forked, as they touch neither GPU nor model: any transform will do, and starting them takes no time.
+            multiprocessing_context="fork" if self._num_workers else None,
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_die_with_parent,
             generator=torch.Generator(),  # of its own, or it would take from the random numbers of dropout
@@ -237,7 +239,7 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers without torch's handler of SIGCHLD.
 
     It would raise a worker's death wherever the program is, be it in the middle of an optimizer step; without it,
-    the iterator finds out when it waits for that worker's batch.
+    the iterator finds out within 5 s when it waits for that worker's batch.
     """
     before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)

@@ -218,3 +218,18 @@ def test_a_damaged_image_names_shard_and_key(
     with pytest.raises(DataError, match=r"^Image k\d+-ü\d of .*\d\.tar: damaged image: it ends early\. Run `dvc repro"):
         next(iter(loader))
     assert loader.state_dict()["batch"] == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="copies to a GPU")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_on_a_gpu_are_those_on_the_cpu(
+    stored: tuple[list[Sample], Manifest], tmp_path: Path, num_workers: int
+) -> None:
+    expected = content(list(open_loader(stored, tmp_path)))
+    loader = open_loader(stored, tmp_path, num_workers=num_workers, device=torch.device("cuda"))
+    found = []
+    for number, batch in enumerate(loader, start=1):
+        assert batch.pixels.is_cuda
+        found.append(batch)
+        assert loader.state_dict()["batch"] == number % (NUM // 4), "what is copied ahead is not counted"
+    assert content(found) == expected
