@@ -9,6 +9,7 @@ ever. Copies lie in LOTLIP_CACHE_DIR (.work/objects); above LOTLIP_CACHE_BYTES t
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -169,7 +170,7 @@ def local_copy(url: str, sha256: str, *, fresh: bool = False) -> Path:
     folder = _cache_folder()
     path = folder / sha256[:2] / f"{sha256}{Path(parse(url).key).suffix}"
     if path.is_file() and not fresh:
-        os.utime(path)  # the order of eviction
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the order of eviction
         return path
     _make_room(folder, url)
     download(url, path, sha256)
@@ -229,7 +230,7 @@ def _make_room(folder: Path, url: str) -> None:
     coming = find_object(url)
     files = [(file.stat(), file) for file in folder.glob("??/*")]
     total = sum(stat.st_size for stat, _ in files) + (coming.num_bytes if coming else 0)
-    for stat, file in sorted(files, key=lambda entry: entry[0].st_mtime_ns):
+    for stat, file in sorted(files, key=lambda entry: entry[0].st_atime_ns):
         if total <= int(limit):
             return
         file.unlink(missing_ok=True)  # whoever has it open reads on

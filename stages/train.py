@@ -18,7 +18,8 @@ def main(name: str) -> None:
     from lotlip.records import write_json
     from lotlip.tracking import follow_training
     from lotlip.training.callbacks import Callback, ConsoleProgress, EventLog
-    from lotlip.training.loop import train, write_curve
+    from lotlip.training.curve import write_curve
+    from lotlip.training.loop import train
 
     transformers.utils.logging.disable_progress_bar()
     data, reports = Path("data"), Path("reports/train")

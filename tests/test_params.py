@@ -127,6 +127,17 @@ def test_a_holdout_set_needs_a_source_that_holds_out(values: Any) -> None:
         parse_params(values, "params.yaml")
 
 
+def test_weights_are_of_all_sources_and_of_no_other(values: Any) -> None:
+    values["train"]["source_weights"] = {"scenes": 2.0}
+    assert parse_params(values, "params.yaml").train.source_weights == {"scenes": 2.0}
+    values["methods"]["lit"]["train"] = {"source_weights": {"cc3m": 1.0}}
+    with pytest.raises(ParamsError, match=r"source_weights of method lit has cc3m, and the sources are scenes"):
+        parse_params(values, "params.yaml")
+    values["train"]["source_weights"] = {"scenes": 0.0}
+    with pytest.raises(ParamsError, match=r"train\.source_weights\.scenes: .*greater than 0"):
+        parse_params(values, "params.yaml")
+
+
 def test_entry_of_an_unknown_name() -> None:
     with pytest.raises(ParamsError, match=r"no captioner 'lava', it has llava; did you mean 'llava'\?"):
         entry({"llava": 1}, "captioner", "lava")

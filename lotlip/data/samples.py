@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lotlip.data.manifest import Manifest, Shard
 from lotlip.data.tables import read_table
 from lotlip.errors import DataError
@@ -119,8 +116,10 @@ def join_samples(
     return samples, {name: counts[name] for name in COUNTS}
 
 
-def draw_texts(sample: Sample, recipe: TextRecipe, seed: int, epoch: int) -> tuple[str, ...]:
-    """The texts of a sample in an epoch: a short one, then `recipe.num_long` long ones.
+def draw_texts(sample: Sample, recipe: TextRecipe, seed: int, visit: int) -> tuple[str, ...]:
+    """The texts of a sample at a visit: a short one, then `recipe.num_long` long ones.
+
+    Visits count from 0; where each sample comes once an epoch, they are the epochs.
 
     Short: the raw caption; or, each as likely, the raw caption or one of its rewrites (without any: or the first
     sub-caption of a long text, which is ours); or the first sub-caption of a long text. Long: runs of `run_length`
@@ -129,11 +128,11 @@ def draw_texts(sample: Sample, recipe: TextRecipe, seed: int, epoch: int) -> tup
     long one. Without any long text the raw caption stands in (`without_long` of `join_samples` counts these samples).
 
     Returns:
-        1 + `num_long` texts, equal for equal sample key, recipe, seed and epoch.
+        1 + `num_long` texts, equal for equal sample key, recipe, seed and visit.
     """
     if recipe.short == "raw" and recipe.num_long == 0:
         return (sample.raw,)
-    rng = random.Random(f"texts/{seed}/{epoch}/{sample.shard}/{sample.key}")
+    rng = random.Random(f"texts/{seed}/{visit}/{sample.shard}/{sample.key}")
     pool = [pieces for text in sample.long if (pieces := split_sub_captions(text))]
     rng.shuffle(pool)
     short = sample.raw
@@ -144,11 +143,6 @@ def draw_texts(sample: Sample, recipe: TextRecipe, seed: int, epoch: int) -> tup
     if not pool:
         return (short, *([sample.raw] * recipe.num_long))
     return (short, *(_draw_long(pool[i % len(pool)], recipe, rng) for i in range(recipe.num_long)))
-
-
-def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of 0 to `num_samples` - 1, equal for equal arguments; int64 [num_samples]."""
-    return np.random.default_rng([seed, epoch]).permutation(num_samples)
 
 
 def _draw_long(pieces: list[str], recipe: TextRecipe, rng: random.Random) -> str:

@@ -69,9 +69,18 @@ class ShardReader:
         Raises:
             DataError: it has none.
         """
-        if extension := self.extension(key):
-            return self._read(key, extension)
-        raise DataError(f"Sample {key} of {self.path} has no image ({', '.join(IMAGE_EXTENSIONS)}).")
+        return read_member(self._data, self.path, self._image(key))
+
+    def image_span(self, key: str) -> tuple[int, int]:
+        """Where a sample's encoded image lies in the file: offset and size in bytes.
+
+        Raises:
+            DataError: it has none, or it lies in pieces.
+        """
+        member = self._image(key)
+        if member.is_sparse:
+            raise DataError(f"{self.path} holds {member.name} as a sparse file: import the shard as a source first.")
+        return member.offset, member.size
 
     def extension(self, key: str) -> str:
         """File extension of a sample's image, empty where there is no image."""
@@ -106,6 +115,11 @@ class ShardReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _image(self, key: str) -> Member:
+        if extension := self.extension(key):
+            return self._members[key][extension]
+        raise DataError(f"Sample {key} of {self.path} has no image ({', '.join(IMAGE_EXTENSIONS)}).")
 
     def _read(self, key: str, extension: str) -> bytes:
         return read_member(self._data, self.path, self._members[key][extension])

@@ -96,6 +96,7 @@ def parse_params(values: Any, where: str) -> Params:
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name in params.methods:
         _check_augment(name, params)
+        _check_weights(name, params)
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)
@@ -131,6 +132,15 @@ def _check_augment(method: str, params: Params) -> None:
         raise ParamsError(
             f"methods.{method}: augment needs image_tower: unlocked, and this tower is locked: its features are "
             f"computed once. Leave train.augment null, and set methods.<name>.train.augment of unlocked ones."
+        )
+
+
+def _check_weights(method: str, params: Params) -> None:
+    weights = params.train_settings(method).source_weights
+    if weights and weights.keys() != params.sources.keys():
+        raise ParamsError(
+            f"train.source_weights of method {method} has {', '.join(weights)}, and the sources are "
+            f"{', '.join(params.sources)}: give a weight to each of these, and to no other."
         )
 
 

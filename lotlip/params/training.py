@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lotlip.params.section import Device, PositiveFloat, PositiveInt, PositiveShare, Section, Share
+from lotlip.params.section import Device, Name, PositiveFloat, PositiveInt, PositiveShare, Section, Share
 
 
 class ScenesEvalset(Section):
@@ -79,6 +79,11 @@ class Train(Section):
     weight_long: Annotated[float, Field(ge=0.0)]
     decode: Decode
     augment: Augment | None
+    order: Literal["global", "shards"]
+    window_shards: Annotated[int, Field(gt=0, le=256)]  # so many files a worker keeps open
+    source_weights: dict[Name, PositiveFloat]
+    num_workers: Annotated[int, Field(ge=0)]
+    checkpoint_every_steps: PositiveInt | None
     device: Device
     seed: Annotated[int, Field(ge=0)]
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one file, replaced atomically after each epoch, resumed at the next one."""
+"""Checkpoints of a training run: one file, replaced atomically, resumed at the very next step."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,29 +8,34 @@ import torch
 
 from lotlip.errors import ModelError
 from lotlip.records import atomic_path
+from lotlip.training.step import StepSums
 
 
 @dataclass
 class Progress:
-    """Everything but weights that a resumed run needs.
+    """Everything but weights and random numbers that a resumed run needs.
 
-    `epoch` and `step` count what is complete; `curve` holds the rows so far, `counts` texts and losses of
-    data, `losses` the mean loss of each text slot over the last complete epoch.
+    `step` counts what is complete, `data` is where the loader stands; `curve` holds the rows so far, `counts` texts
+    and losses of data, `losses` the mean loss of each text slot over the last complete epoch; `of_epoch` and `of_row`
+    sum up the steps of the epoch and of the row that are not complete.
     """
 
-    epoch: int = 0
     step: int = 0
+    data: dict[str, int] | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    of_epoch: StepSums = field(default_factory=StepSums)
+    of_row: StepSums = field(default_factory=StepSums)
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write weights that are trained, the optimizer's state and the progress."""
+    """Write weights that are trained, the optimizer's state, the progress and the state of torch's random numbers."""
     record = {
         "model": _trained(model),
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
+        "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
     }
     with atomic_path(path) as temporary:
         torch.save(record, temporary)
@@ -51,7 +56,10 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
             raise ValueError("its weights have other names")
         model.load_state_dict(weights, strict=False)
         optimizer.load_state_dict(record["optimizer"])
-        return Progress(**record["progress"])
+        torch.set_rng_state(record["random"]["cpu"])
+        torch.cuda.set_rng_state_all(record["random"]["cuda"][: torch.cuda.device_count()])
+        sums = {name: StepSums(**record["progress"][name]) for name in ("of_epoch", "of_row")}
+        return Progress(**{**record["progress"], **sums})
     except Exception as error:  # torch raises many unrelated types on damaged files
         raise ModelError(
             f"The checkpoint {path} cannot be resumed ({error}): remove it to train from the start."

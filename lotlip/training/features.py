@@ -1,4 +1,4 @@
-"""Images for training: decoded at each step, or features of a locked tower computed once and kept.
+"""Images for training: the transform of a tower that learns, and features of a locked one, computed once and kept.
 
 A cached file belongs to one tar, one tower and one transform; its name is a hash of all three, so all
 methods with the same locked tower share it.
@@ -6,7 +6,6 @@ methods with the same locked tower share it.
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,6 @@ from lotlip.records import atomic_path, content_key
 
 FEATURE_VERSION = 1  # raise it when the same tower and tar would give other features
 _BATCH = 64
-_OPEN_SHARDS = 64
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -40,37 +38,6 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class PixelSource:
-    """Decodes images of samples straight from their shards."""
-
-    def __init__(self, images: Sequence[Manifest], settings: ImageSettings) -> None:
-        self._shards = {shard.name: (manifest, shard) for manifest in images for shard in manifest.shards}
-        self._settings = settings
-        self._readers: OrderedDict[str, ShardReader] = OrderedDict()
-
-    def batch(self, samples: Sequence[Sample]) -> Tensor:
-        """Normalised pixels of the samples, float32 [B, 3, S, S].
-
-        Raises:
-            DataError: a shard or an image is missing or damaged.
-        """
-        return torch.stack([self._pixels(sample.shard, sample.key) for sample in samples])
-
-    def _pixels(self, shard: str, key: str) -> Tensor:
-        return decode(self._reader(shard), key, self._settings)
-
-    def _reader(self, name: str) -> ShardReader:
-        if name not in self._readers:
-            if name not in self._shards:
-                raise DataError(f"No image manifest holds shard {name!r}: samples and images do not fit.")
-            manifest, shard = self._shards[name]
-            self._readers[name] = ShardReader(manifest.path(shard, "tar"), shard.files["tar"].sha256)
-        self._readers.move_to_end(name)
-        while len(self._readers) > _OPEN_SHARDS:
-            self._readers.popitem(last=False)[1].close()
-        return self._readers[name]
-
-
 def decode(reader: ShardReader, key: str, settings: ImageSettings) -> Tensor:
     """Normalised pixels of one sample, float32 [3, S, S].
 
@@ -78,10 +45,18 @@ def decode(reader: ShardReader, key: str, settings: ImageSettings) -> Tensor:
         DataError: it is missing or unreadable; validation would have put it into quarantine.
     """
     try:
-        image = open_rgb(reader.image(key), MAX_PIXELS)
-    except (DataError, KeyError) as error:
+        return evaluation_pixels(reader.image(key), settings)
+    except DataError as error:
         raise DataError(f"Image {key} of {reader.path}: {error}. Run `dvc repro validate` first.") from error
-    return eval_transform(image, settings.size, settings.mean, settings.std)
+
+
+def evaluation_pixels(data: bytes, settings: ImageSettings) -> Tensor:
+    """Normalised pixels of an encoded image by the evaluation transform, float32 [3, S, S].
+
+    Raises:
+        DataError: it is unreadable; the message is a short reason.
+    """
+    return eval_transform(open_rgb(data, MAX_PIXELS), settings.size, settings.mean, settings.std)
 
 
 def cached_features(

@@ -1,6 +1,6 @@
 """One optimizer step: forward, loss, backward, clipping, update. A step that is not finite is skipped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,28 @@ class StepResult:
     slot_losses: tuple[float, ...]
     grad_norm: float
     skipped: bool
+
+
+@dataclass
+class StepSums:
+    """Sums over steps, of which the `finite` ones count: the loss of each text slot, and the gradient's norm."""
+
+    steps: int = 0
+    finite: int = 0
+    slot_losses: list[float] = field(default_factory=list)
+    grad_norm: float = 0.0
+
+    def add(self, result: StepResult) -> None:
+        self.steps += 1
+        if not result.skipped:
+            before = self.slot_losses or [0.0] * len(result.slot_losses)
+            self.slot_losses = [a + b for a, b in zip(before, result.slot_losses, strict=True)]
+            self.grad_norm += result.grad_norm
+            self.finite += 1
+
+    def mean_losses(self) -> list[float]:
+        """Of each slot; there must be a finite step."""
+        return [total / self.finite for total in self.slot_losses]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ CACHED_TEXTS = 500_000  # about 200 bytes each
 
 
 class TextSource:
-    """Makes ids of samples' texts: a short one, then K long ones, drawn anew in each epoch.
+    """Makes ids of samples' texts: a short one, then K long ones, drawn anew at each visit.
 
     `counts` adds up texts, tokens and what truncation cost over all batches made.
     """
@@ -24,9 +24,10 @@ class TextSource:
         self._recipe, self._seed = recipe, seed
         self._cache: dict[str, tuple[list[int], int, int]] = {}
 
-    def batch(self, samples: Sequence[Sample], epoch: int) -> tuple[Tensor, Tensor]:
-        """Ids of the samples' texts in this epoch and where there is a token, int64 [B, 1 + K, L], padded."""
-        texts = [text for sample in samples for text in draw_texts(sample, self._recipe, self._seed, epoch)]
+    def batch(self, samples: Sequence[Sample], visits: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Ids of the samples' texts at these visits and where there is a token, int64 [B, 1 + K, L], padded."""
+        drawn = zip(samples, visits, strict=True)
+        texts = [text for sample, visit in drawn for text in draw_texts(sample, self._recipe, self._seed, visit)]
         self._fill_cache(texts)
         rows = []
         for text in texts:

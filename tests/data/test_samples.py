@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotlip.data.samples import Sample, TextRecipe, draw_texts, epoch_order, is_held_out, join_samples
+from lotlip.data.samples import Sample, TextRecipe, draw_texts, is_held_out, join_samples
 from lotlip.data.tables import Row
 from lotlip.errors import DataError
 from lotlip.text.subcaptions import split_sub_captions
@@ -144,15 +144,3 @@ def test_several_runs_come_from_different_texts_first() -> None:
             "2",
             "3",
         }
-
-
-@given(st.integers(0, 60), st.integers(0, 5), st.integers(0, 5))
-def test_epoch_order_is_a_repeatable_permutation(num_samples: int, seed: int, epoch: int) -> None:
-    order = epoch_order(num_samples, seed, epoch)
-    assert sorted(order.tolist()) == list(range(num_samples))
-    assert order.tolist() == epoch_order(num_samples, seed, epoch).tolist()
-
-
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9

@@ -8,8 +8,8 @@ import torch
 from lotlip.data.samples import Sample
 from lotlip.errors import DataError
 from lotlip.model.image_tower import ImageSettings, image_features, load_image_tower
-from lotlip.training.features import PixelSource, cached_features, weights_hash
-from tests.training.tiny_training import LIT, LOTLIP, Project
+from lotlip.training.features import cached_features, weights_hash
+from tests.training.tiny_training import LIT, LOTLIP, Project, pixels_of
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_features_are_the_towers_in_the_order_of_the_samples(project: Project, t
     samples = project.samples[::-3]
     found = cached_features(tower, settings, [project.images], samples, project.folder / "features")
     with torch.no_grad():
-        expected = image_features(tower, PixelSource([project.images], settings).batch(samples))
+        expected = image_features(tower, pixels_of(project.images, samples, settings, project.folder / "shards"))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_damage_and_strangers_are_errors(project: Project, tower) -> None:
     with pytest.raises(DataError, match="1 samples have no image in the shards given, nobody first"):
         cached_features(tower, settings, [project.images], stranger, folder)
     with pytest.raises(DataError, match="No image manifest holds shard 'other'"):
-        PixelSource([project.images], settings).batch([Sample("other", "1", "", ())])
+        pixels_of(project.images, [Sample("other", "1", "", ())], settings, project.folder / "shards")
     tar = project.folder / "images/tiny-00001.tar"
     tar.write_bytes(tar.read_bytes()[:-600])
     with pytest.raises(DataError, match="tiny-00001"):

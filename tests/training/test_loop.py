@@ -1,23 +1,20 @@
 """Training as a whole: it learns, repeats itself exactly, resumes exactly, and counts what it loses."""
 
 import json
-import signal
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from lotlip.data.manifest import describe_file
+from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError, ModelError
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.processor import LotlipProcessor
 from lotlip.text.subcaptions import normalize_long
-from lotlip.training.features import PixelSource
-from lotlip.training.loop import slot_names, write_curve
-from tests.training import tiny_training
-from tests.training.tiny_training import LIT, LOTLIP, UNLOCKED, KillAt, Project
+from lotlip.training.curve import slot_names, write_curve
+from tests.training.tiny_training import LIT, LOTLIP, UNLOCKED, KillAt, Project, pixels_of
 
 
 def weights(project: Project, name: str = "model") -> bytes:
@@ -28,7 +25,7 @@ def recall_at_1(project: Project, name: str) -> float:
     """Share of images whose own long text is the nearest of all, by the published folder alone."""
     model = LotlipModel.from_pretrained(project.folder / name).eval()
     processor = LotlipProcessor.from_pretrained(project.folder / name)
-    pixels = PixelSource([project.images], processor.image_settings).batch(project.samples)
+    pixels = pixels_of(project.images, project.samples, processor.image_settings, project.folder / "shards")
     texts = processor(text=[normalize_long(sample.long[0]) for sample in project.samples])
     with torch.no_grad():
         similarity = model.get_image_features(pixels) @ model.get_text_features(**texts).T
@@ -53,30 +50,47 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(project: Project) -
     assert weights(project) != expected
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 11])  # 4 steps an epoch; 4 is logged before its epoch is saved
-def test_a_stopped_run_resumes_at_its_epoch_with_equal_results(project: Project, step: int) -> None:
+@pytest.mark.parametrize("every", [None, 1, 3])
+@pytest.mark.parametrize("step", [1, 4, 5, 11])  # 4 steps an epoch; a step is logged before its checkpoint
+def test_a_stopped_run_resumes_at_its_checkpoint_with_equal_results(
+    project: Project, step: int, every: int | None
+) -> None:
     expected_result, expected = project.train(work="whole"), weights(project)
     with pytest.raises(KeyboardInterrupt):
-        project.train(name="other", callbacks=(KillAt(step),))
+        project.train(name="other", callbacks=(KillAt(step),), checkpoint_every_steps=every)
     assert not (project.folder / "other").exists()
     watcher = KillAt(step=10**9)
-    assert project.train(name="other", callbacks=(watcher,)) == expected_result
-    assert watcher.started_at == 4 * ((step - 1) // 4)
+    assert project.train(name="other", callbacks=(watcher,), checkpoint_every_steps=every) == expected_result
+    saved = [done for done in range(step) if done % 4 == 0 or (every and done % every == 0)]
+    assert watcher.started_at == saved[-1]
     assert weights(project, "other") == expected
 
 
-def test_a_process_killed_by_sigkill_resumes_with_bit_identical_weights(tmp_path: Path) -> None:
-    script = str(Path(tiny_training.__file__))
-    (tmp_path / "killed").mkdir()
-    killed = subprocess.run([sys.executable, script, str(tmp_path / "killed"), "6"], check=False, timeout=300)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed/model").exists()
-    resumed = Project(tmp_path / "killed")
-    watcher = KillAt(step=10**9)
-    resumed.train(callbacks=(watcher,))
-    assert watcher.started_at == 4, "it resumed after the first epoch"
-    resumed.train(name="whole", work="fresh")
-    assert weights(resumed, "model") == weights(resumed, "whole")
+@pytest.mark.parametrize("interruptions", [1, 3])
+def test_a_run_stopped_again_and_again_reads_each_batch_as_often_as_it_must(
+    project: Project, interruptions: int
+) -> None:
+    changes = {"order": "shards", "window_shards": 1, "source_weights": {"tiny": 2.0}, "text_dropout": 0.3}
+    expected = project.train(UNLOCKED, name="whole", work="whole", **changes)
+    for step in (3, 6, 10)[:interruptions]:
+        with pytest.raises(KeyboardInterrupt):
+            project.train(UNLOCKED, callbacks=(KillAt(step),), checkpoint_every_steps=1, **changes)
+    assert project.train(UNLOCKED, num_workers=2, **changes) == expected
+    assert weights(project) == weights(project, "whole")
+
+
+def test_a_damaged_image_names_its_shard_and_key(project: Project) -> None:
+    tar = project.folder / "images/tiny-00001.tar"
+    with ShardReader(tar) as reader:
+        offset, _ = reader.image_span("1007")
+    data = bytearray(tar.read_bytes())
+    data[offset : offset + 8] = b"no image"
+    tar.write_bytes(data)
+    shard = replace(project.images.shards[1], files={"tar": describe_file(tar.parent, tar.name)})
+    project.images = replace(project.images, shards=(project.images.shards[0], shard))
+    for num_workers in (0, 2):
+        with pytest.raises(DataError, match=r"^Image 1007 of .*tiny-00001.tar: not an image.*Run `dvc repro validate`"):
+            project.train(UNLOCKED, num_workers=num_workers)
 
 
 def test_a_damaged_checkpoint_says_what_to_do(project: Project) -> None:

@@ -8,11 +8,10 @@ from lotlip.model.modeling import LotlipModel, LotlipOutput
 from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method
 from lotlip.text.subcaptions import normalize_long, split_sub_captions
-from lotlip.training.features import PixelSource
 from lotlip.training.objective import compute_loss
 from tests.losses import slow
 from tests.losses.slow import unit
-from tests.training.tiny_training import LOTLIP, Project
+from tests.training.tiny_training import LOTLIP, Project, pixels_of
 
 METHODS = {
     "clip": Method(image_tower="unlocked", image_projection=True, text_tower="causal"),
@@ -42,7 +41,7 @@ def text_to_image_recall(project: Project, method: Method) -> float:
     """Share of texts whose own image is the nearest of 64, by the published folder alone."""
     model = LotlipModel.from_pretrained(project.folder / "model").eval()
     processor = LotlipProcessor.from_pretrained(project.folder / "model")
-    pixels = PixelSource([project.images], processor.image_settings).batch(project.samples)
+    pixels = pixels_of(project.images, project.samples, processor.image_settings, project.folder / "shards")
     texts = processor(text=queries(project, method))
     with torch.no_grad():
         if model.config.token_features:

@@ -1,13 +1,16 @@
 """Tiny towers, shards and settings, enough to train on within a second.
 
-As a script (`tiny_training.py FOLDER STEP`) it trains in FOLDER and kills itself with SIGKILL at STEP.
+As a script (`tiny_training.py FOLDER STEP METHOD SETTINGS`) it trains in FOLDER and kills itself with SIGKILL at STEP;
+METHOD and SETTINGS are JSON.
 """
 
 import io
+import json
 import os
+import random
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +22,15 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import ViTConfig, ViTModel
 
+from lotlip.data.image_reader import ImageReader
+from lotlip.data.loader import PixelSource
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.samples import Sample
 from lotlip.data.shards import write_tar
+from lotlip.model.image_tower import ImageSettings
 from lotlip.params import Method, Train
 from lotlip.text.tokenizer import SPECIAL_TOKENS
+from lotlip.training.features import evaluation_pixels
 from lotlip.training.loop import Result, train
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
@@ -77,6 +84,16 @@ def make_shards(folder: Path, num_samples: int = 64) -> tuple[list[Sample], Mani
     return samples, write_manifest(folder, "images", shards)
 
 
+def pixels_of(images: Manifest, samples: Sequence[Sample], settings: ImageSettings, folder: Path) -> torch.Tensor:
+    """Pixels of the samples by the evaluation transform."""
+
+    def transform(data: bytes, rng: random.Random) -> torch.Tensor:
+        return evaluation_pixels(data, settings)
+
+    source = PixelSource(ImageReader([images], folder), transform, 0)
+    return source.batch([(sample.shard, sample.key, 0) for sample in samples])
+
+
 def make_settings(folder: Path, **changes: object) -> Train:
     """Settings that overfit 64 samples in a few seconds."""
     settings = Train(
@@ -104,6 +121,11 @@ def make_settings(folder: Path, **changes: object) -> Train:
         weight_long=1.0,
         decode="scaled",
         augment=None,
+        order="global",
+        window_shards=8,
+        source_weights={},
+        num_workers=0,
+        checkpoint_every_steps=None,
         device="cpu",
         seed=0,
     )
@@ -164,4 +186,5 @@ def _png(rng: np.random.Generator) -> bytes:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     project = Project(Path(sys.argv[1]))
-    project.train(callbacks=(KillAt(int(sys.argv[2]), "kill"),))
+    method = Method.model_validate_json(sys.argv[3])
+    project.train(method, callbacks=(KillAt(int(sys.argv[2]), "kill"),), **json.loads(sys.argv[4]))
