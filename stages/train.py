@@ -34,7 +34,8 @@ def main(name: str) -> None:
     ]
     with follow_training(name, params):
         settings = params.train_settings(name)
-        result = train(samples, images, settings, method, Path("models") / name, Path(".work"), callbacks)
+        out, work, root = Path("models") / name, Path(".work"), params.storage.root
+        result = train(samples, images, settings, method, out, work, callbacks, root)
     write_curve(reports / f"{name}.csv", result.curve)
     write_json(reports / f"{name}.json", {**counts, **result.metrics})
 

@@ -1,4 +1,7 @@
-"""Checkpoints of a training run: one file, replaced atomically, resumed at the very next step."""
+"""Checkpoints of a training run: one file, replaced atomically, resumed at the very next step.
+
+With a storage in S3 a copy goes there, so that a run whose machine is gone is resumed on another one.
+"""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -6,8 +9,9 @@ from typing import Any
 
 import torch
 
-from lotlip.errors import ModelError
+from lotlip.errors import ModelError, StorageError
 from lotlip.records import atomic_path
+from lotlip.storage import download, find_object, upload
 from lotlip.training.step import StepSums
 
 
@@ -29,8 +33,17 @@ class Progress:
     of_row: StepSums = field(default_factory=StepSums)
 
 
-def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write weights that are trained, the optimizer's state, the progress and the state of torch's random numbers."""
+def save_checkpoint(
+    path: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    copy: str | None = None,
+) -> None:
+    """Write weights that are trained, the optimizer's state, the progress and the state of torch's random numbers.
+
+    `copy` is where it goes in S3, too; when that fails, training goes on with the file here alone, and says so.
+    """
     record = {
         "model": _trained(model),
         "optimizer": optimizer.state_dict(),
@@ -39,14 +52,24 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     }
     with atomic_path(path) as temporary:
         torch.save(record, temporary)
+    if copy is not None:
+        try:
+            upload(path, copy)
+        except StorageError as error:
+            print(f"warning: no copy of the checkpoint at step {progress.step}: {error}", flush=True)
 
 
-def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore what `save_checkpoint` wrote; a fresh `Progress` where there is no file.
+def load_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, copy: str | None = None
+) -> Progress:
+    """Restore what `save_checkpoint` wrote, from its copy where it is not here; a fresh `Progress` without either.
 
     Raises:
         ModelError: the file is damaged or belongs to another model.
+        StorageError: S3 refuses or is away.
     """
+    if not path.is_file() and copy is not None and find_object(copy) is not None:
+        download(copy, path)
     if not path.is_file():
         return Progress()
     try:

@@ -25,6 +25,7 @@ from lotlip.model.devices import open_device
 from lotlip.model.processor import MAX_PIXELS, LotlipProcessor
 from lotlip.params import Method, Train
 from lotlip.records import content_key, locked, publish_folder
+from lotlip.storage import join
 from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from lotlip.training.curve import CURVE_ROWS, rounded, slot_names, summarize
@@ -53,6 +54,7 @@ def train(
     out: Path,
     work: Path,
     callbacks: Sequence[Callback] = (),
+    root: str | None = None,
 ) -> Result:
     """Train a method and publish the model folder `out`, resuming what `work` holds of the same run.
 
@@ -64,6 +66,7 @@ def train(
         out: becomes a folder for `LotlipModel.from_pretrained` and `LotlipProcessor.from_pretrained`.
         work: keeps image features and checkpoints under names that depend on all their inputs.
         callbacks: hear of every row of the curve.
+        root: place in S3 where copies of checkpoints go; a machine without a checkpoint goes on from there.
 
     Raises:
         DataError: fewer samples than one batch, an image is missing or damaged, or another run trains `out`.
@@ -74,7 +77,7 @@ def train(
     with locked(work / "locks" / out.name), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         parts = build_model(settings, method)
-        run = _Run(parts, samples, images, settings, method, work, device, callbacks)
+        run = _Run(parts, samples, images, settings, method, work, device, callbacks, root)
         run.all_steps()
     _publish(parts, out)
     metrics = run.metrics()
@@ -96,10 +99,13 @@ class _Run:
         work: Path,
         device: torch.device,
         callbacks: Sequence[Callback],
+        root: str | None,
     ) -> None:
         self.samples, self.settings, self.method = samples, settings, method
         self.device, self.callbacks = device, callbacks
-        self.checkpoint = work / "train" / _run_key(parts, samples, settings, method) / "checkpoint.pt"
+        key = _run_key(parts, samples, settings, method)
+        self.checkpoint = work / "train" / key / "checkpoint.pt"
+        self.copy = None if root is None else join(root, "checkpoints", f"{key}.pt")
         self.model = parts.model.to(device)
         recipe = TextRecipe(method.short_text, method.num_long, method.long_text, settings.run_length)
         self.texts = TextSource(parts.tokenizer, recipe, settings.seed)
@@ -116,7 +122,7 @@ class _Run:
         self.progress = Progress()
 
     def all_steps(self) -> None:
-        self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+        self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.copy)
         self.texts.counts.update(self.progress.counts)
         if self.progress.data:
             self.loader.load_state_dict(self.progress.data)
@@ -188,7 +194,7 @@ class _Run:
     def _save(self) -> None:
         self.progress.counts = dict(self.texts.counts)
         self.progress.data = self.loader.state_dict()
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.progress)
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.progress, self.copy)
 
     def _log(self, epoch: int, rate: float) -> None:
         sums, self.progress.of_row = self.progress.of_row, StepSums()

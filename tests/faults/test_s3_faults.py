@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lotlip import storage
 from lotlip.captioning.backends import open_captioner
@@ -24,9 +25,11 @@ from lotlip.data.verify import verify_dataset
 from lotlip.errors import DataError, StorageError
 from lotlip.leases import leased
 from lotlip.params import Download, ScenesSource, load_params
+from lotlip.training import checkpoint
 from tests.captioning.samples import captioner_params
 from tests.captioning.tiny import build_tiny_llava
 from tests.s3_server import BUCKET, S3Server, running_s3, s3, s3_process, use
+from tests.training.tiny_training import KillAt, Project
 
 __all__ = ["s3", "s3_process"]
 pytestmark = pytest.mark.server
@@ -190,6 +193,29 @@ def test_verify_reads_the_objects_anew_and_repair_leaves_them_there(
     storage._client_of.cache_clear()
     with pytest.raises(StorageError, match="cannot be used"):  # an outage says nothing about the files
         verify_dataset(tmp_path / "out")
+
+
+def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    root = f"s3://{BUCKET}/{time.time_ns()}"
+    project = Project(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        project.train(work="one", callbacks=(KillAt(step=6),), root=root, checkpoint_every_steps=1)
+    watcher = KillAt(step=10**9)
+    project.train(work="another", callbacks=(watcher,), root=root, checkpoint_every_steps=1)
+    assert watcher.started_at == 5
+    project.train(name="whole", work="third")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "whole")]
+    assert weights[0] == weights[1]
+    monkeypatch.setattr(checkpoint, "find_object", lambda url: None)  # as if it went away after the start
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage._client_of.cache_clear()
+    project.train(name="alone", work="fourth", root=root)
+    assert (tmp_path / "alone" / "model.safetensors").read_bytes() == weights[0]
+    assert "warning: no copy of the checkpoint" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("role", ["tar", "table"])

@@ -169,11 +169,12 @@ class Project:
         name: str = "model",
         work: str = "work",
         callbacks: tuple = (),
+        root: str | None = None,
         **changes: object,
     ) -> Result:
         settings = self.settings(**changes)
         out = self.folder / name
-        return train(self.samples, [self.images], settings, method, out, self.folder / work, callbacks)
+        return train(self.samples, [self.images], settings, method, out, self.folder / work, callbacks, root)
 
 
 def _png(rng: np.random.Generator) -> bytes:
