@@ -1,7 +1,7 @@
 """Images a second into batches: ours against webdataset with a DataLoader, both with the same decoder and transform.
 
 Once in this process and once with two workers; ours in both orders. The limit is decoding, measured alone as
-`decode_only`: the same images, already in memory, on one core.
+`decode_only`: the same images, already in memory, on one core. `undecoded`: all but decoding, in this process.
 """
 
 import tempfile
@@ -15,11 +15,12 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from benchmarks.jpeg_shards import make_shards, pixels
+from benchmarks.jpeg_shards import Transform, make_shards, nothing, pixels
 from benchmarks.timing import compare, save
 from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader, PixelSource
+from lotlip.data.loader import Loader
 from lotlip.data.order import EpochOrder, OrderKind
+from lotlip.data.pixels import PixelSource
 
 NUM_SHARDS, SIZE, BATCH = 8, 100, 50
 
@@ -32,18 +33,18 @@ def main() -> None:
         first = ImageReader([images], Path(folder) / "spans")
         encoded = [first.read(sample.shard, sample.key) for sample in samples]
 
-        def ours(kind: OrderKind, num_workers: int) -> int:
+        def ours(kind: OrderKind, num_workers: int, transform: Transform = pixels) -> int:
             reader = ImageReader([images], Path(folder) / "spans", read_ahead=kind == "shards")
             order = EpochOrder([sample.shard for sample in samples], 0, kind, 4)
             loader = Loader(
-                samples, order, batch_size=BATCH, num_epochs=1, pixels=PixelSource(reader, pixels, 0),
+                samples, order, batch_size=BATCH, num_epochs=1, pixels=PixelSource(reader, transform, 0),
                 num_workers=num_workers,
             )  # fmt: skip
             return sum(len(batch.pixels) for batch in loader if batch.pixels is not None)
 
-        def peer(num_workers: int) -> int:
+        def peer(num_workers: int, transform: Transform = pixels) -> int:
             dataset = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False).shuffle(1000)
-            batches = dataset.map(lambda sample: (pixels(sample["jpg"]),)).batched(BATCH)
+            batches = dataset.map(lambda sample: (transform(sample["jpg"]),)).batched(BATCH)
             return sum(len(batch) for (batch,) in DataLoader(batches, batch_size=None, num_workers=num_workers))
 
         def decode_only() -> int:
@@ -62,6 +63,8 @@ def main() -> None:
             rates = {f"{name}_images_per_s": round(len(samples) / times[f"{name}_s"]) for name in ways}
             ratios = {name: value for name, value in times.items() if name.endswith("_ratio")}
             results |= {f"workers{num_workers}_{name}": value for name, value in {**rates, **ratios}.items()}
+        undecoded = compare({"ours": lambda: ours("global", 0, nothing), "webdataset": lambda: peer(0, nothing)}, 5)
+        results |= {f"undecoded_{name}": value for name, value in undecoded.items()}
         num_bytes = sum(map(len, encoded)) // len(encoded)
         save("loader", {**results, "samples": len(samples), "mean_bytes": num_bytes, "pixels": 224})
 

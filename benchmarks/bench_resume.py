@@ -27,19 +27,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from benchmarks.jpeg_shards import make_shards, nothing, pixels
+from benchmarks.jpeg_shards import Transform, make_shards, nothing, pixels
 from benchmarks.timing import save
 from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader, PixelSource
+from lotlip.data.loader import Loader
 from lotlip.data.manifest import read_manifest
 from lotlip.data.order import EpochOrder
+from lotlip.data.pixels import PixelSource
 from lotlip.data.samples import Sample
 
 NUM_SHARDS, SIZE, BATCH, WORKERS = 20, 500, 50, 2
 ROUNDS = 3
 MIDDLE = NUM_SHARDS * SIZE // BATCH // 2
 
-Transform = Callable[..., Tensor]
 Batches = Iterator[tuple[list[str], Tensor]]  # keys and pixels
 
 

@@ -1,6 +1,7 @@
 """Shards of JPEGs as photographs on the web have them: 448 pixels on the longer side, about 30 kB each."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from lotlip.sample.scenes import make_scene, render
 from lotlip.training.features import evaluation_pixels
 
 SIDE, BYTES, DISTINCT = 448, 30_000, 250
+Transform = Callable[..., Tensor]
 
 
 def make_shards(folder: Path, num_shards: int, size: int) -> tuple[list[Sample], Manifest]:

@@ -8,11 +8,10 @@ The limit is decoding: a JPEG of 448 pixels and 27 kB, decoded, resized and crop
 (`benchmarks/bench_loader.py`, beside other work), so a core feeds 200 to 330 images a second, whatever hands them on.
 """
 
-import random
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lotlip.data.image_reader import ImageReader
 from lotlip.data.order import EpochOrder
+from lotlip.data.pixels import PixelSource, Wanted
 from lotlip.data.samples import Sample
 from lotlip.errors import DataError, ExecutorError
-
-Transform = Callable[[bytes, random.Random], Tensor]  # encoded image and its random numbers -> pixels [3, S, S]
-Wanted = tuple[str, str, int]  # shard, key, visit
 
 MAX_DEATHS = 3  # of workers, without a batch in between
 
@@ -47,42 +43,6 @@ class SampleBatch:
     indices: NDArray[np.int64]
     visits: NDArray[np.int64]
     pixels: Tensor | None = None
-
-
-class PixelSource(Dataset[Tensor | DataError]):
-    """Pixels of images straight from their shards.
-
-    Args:
-        reader: of the encoded images.
-        transform: makes pixels of an encoded image; its random numbers follow from (seed, visit, shard, key).
-        seed: of these numbers.
-    """
-
-    def __init__(self, reader: ImageReader, transform: Transform, seed: int) -> None:
-        self._reader, self._transform, self._seed = reader, transform, seed
-
-    def batch(self, wanted: Sequence[Wanted]) -> Tensor:
-        """Pixels of the images, float32 [B, 3, S, S].
-
-        Raises:
-            DataError: a shard or an image is missing or damaged; validation would have put it into quarantine.
-        """
-        return torch.stack([self._pixels(*of_image) for of_image in wanted])
-
-    def __getitem__(self, wanted: Sequence[Wanted]) -> Tensor | DataError:
-        """As `batch`, but the error is returned: raised in a worker, it would arrive as a page of traceback."""
-        try:
-            return self.batch(wanted)
-        except DataError as error:
-            return error
-
-    def _pixels(self, shard: str, key: str, visit: int) -> Tensor:
-        data = self._reader.read(shard, key)
-        try:
-            return self._transform(data, random.Random(f"image/{self._seed}/{visit}/{shard}/{key}"))
-        except DataError as error:
-            path = self._reader.path(shard)
-            raise DataError(f"Image {key} of {path}: {error}. Run `dvc repro validate` first.") from error
 
 
 class Loader:

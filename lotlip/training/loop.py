@@ -15,9 +15,10 @@ import torch
 
 from lotlip.data.augment import train_transform
 from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader, PixelSource, SampleBatch
+from lotlip.data.loader import Loader, SampleBatch
 from lotlip.data.manifest import Manifest
 from lotlip.data.order import EpochOrder
+from lotlip.data.pixels import PixelSource
 from lotlip.data.samples import Sample, TextRecipe
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader, PixelSource, SampleBatch
+from lotlip.data.loader import Loader, SampleBatch
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.order import EpochOrder
+from lotlip.data.pixels import PixelSource
 from lotlip.data.samples import Sample
 from lotlip.data.shards import write_tar
 from lotlip.errors import DataError

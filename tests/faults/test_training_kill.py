@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader, PixelSource
+from lotlip.data.loader import Loader
 from lotlip.data.order import EpochOrder
+from lotlip.data.pixels import PixelSource
 from lotlip.errors import ExecutorError
 from lotlip.params import Method
 from tests.training import tiny_training

@@ -23,8 +23,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import ViTConfig, ViTModel
 
 from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import PixelSource
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
+from lotlip.data.pixels import PixelSource
 from lotlip.data.samples import Sample
 from lotlip.data.shards import write_tar
 from lotlip.model.image_tower import ImageSettings
