@@ -13,13 +13,13 @@ from yarl import URL
 from lotlip.data.addresses import NOT_PUBLIC, public_socket
 from lotlip.data.images import has_image_magic, not_an_image
 from lotlip.data.robots import check_tags
-from lotlip.errors import DataError, ParamsError
+from lotlip.errors import DataError
 from lotlip.params import Download
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _OTHER_TYPES = ("text/", "audio/", "video/", "font/", "application/json", "application/xml", "application/xhtml+xml")
 _NUM_MAGIC_BYTES = 16
-_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 Result = TypeVar("Result")
 
 
@@ -86,7 +86,7 @@ async def get(
 
     Raises:
         FetchError: no connection, or no whole answer within `timeout_s` and the session's deadlines, or as `read`.
-        ParamsError: this process may not open more files.
+        OSError: this process may not open more files.
     """
     try:
         rest = session.timeout
@@ -96,10 +96,8 @@ async def get(
                 return parse_url(str(response.url.join(URL(target))))
             return await read(response)
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
-            raise ParamsError(
-                "Too many open files: raise the limit (`ulimit -n`) or lower download.concurrency, and run again."
-            ) from error
+        if isinstance(error, OSError) and error.errno in NO_MORE_FILES:
+            raise  # it says nothing of the row
         raise _explain(error) from error
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from lotlip.data.crawl import Crawler, with_retries
-from lotlip.data.fetch import FetchError, open_session
+from lotlip.data.fetch import NO_MORE_FILES, FetchError, open_session
 from lotlip.data.images import check_image
 from lotlip.data.journal import Journal
 from lotlip.data.manifest import Shard
@@ -18,7 +18,7 @@ from lotlip.data.progress import Progress
 from lotlip.data.robots import RobotsError
 from lotlip.data.sources import Request, read_requests
 from lotlip.data.tables import Row, Status
-from lotlip.errors import DataError
+from lotlip.errors import DataError, ParamsError
 from lotlip.params import Download, UrlTableSource
 
 # Of the shards in work, so many rows are open: a row that hangs keeps its shard open, while others go on.
@@ -38,11 +38,18 @@ def download_table(source: UrlTableSource, name: str, settings: Download, folder
 
     Raises:
         DataError: the table is missing, unreadable or empty.
+        ParamsError: this process may not open as many files.
     """
     try:
         return asyncio.run(_download(source, name, settings, folder))
     except ExceptionGroup as errors:
-        raise _first(errors) from None
+        first = _first(errors)
+        if isinstance(first, OSError) and first.errno in NO_MORE_FILES:
+            raise ParamsError(
+                f"Too many open files ({first}): raise the limit (`ulimit -n`) or lower download.concurrency, and run "
+                "again; what is fetched is kept."
+            ) from None
+        raise first from None
 
 
 def batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
