@@ -15,7 +15,16 @@ from lotlip.params.file import (
 )
 from lotlip.params.section import Section
 from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
-from lotlip.params.validation import ImageRules, LongRules, Quality, RawRules, Similarity, Validate
+from lotlip.params.validation import (
+    ImageRules,
+    JoinRules,
+    LeakRules,
+    LongRules,
+    Quality,
+    RawRules,
+    Similarity,
+    Validate,
+)
 
 __all__ = [
     "RESERVED_NAMES",
@@ -28,6 +37,8 @@ __all__ = [
     "Executor",
     "HoldoutEvalset",
     "ImageRules",
+    "JoinRules",
+    "LeakRules",
     "LongRules",
     "Method",
     "Params",
