@@ -13,16 +13,8 @@ from typing import Any
 from lotlip.records import publish_folder, write_text
 from lotlip.validation.offenders import Offence
 from lotlip.validation.suites import SuiteResult
+from lotlip.validation.summary import FUNNEL
 
-FUNNEL = {
-    "requested": "requested",
-    "fetched": "fetched",
-    "decoded": "decoded",
-    "kept": "kept",
-    "with_raw": "with a good raw caption",
-    "with_long": "with a good long text",
-    "with_every_long": "with one of every captioner",
-}
 TEMPLATES = Path(__file__).parent / "templates"
 
 

@@ -21,6 +21,7 @@ SIDE = 112  # pixels of a thumbnail's longer side, at most
 _TEXTS = ("failure", "text", "raw", "caption")
 # The column that says how bad a row is, and whether a small value is worse; other reasons keep the order of the table.
 _SEVERITY = {
+    "leak": ("twin_bits", True),
     "min_side": ("short_side", True),
     "max_aspect": ("aspect", False),
     "min_tokens": ("num_tokens", True),
@@ -88,7 +89,7 @@ def _worst(rows: "pd.DataFrame", reason: str) -> list[dict[str, Any]]:
         sides = rows[["width", "height"]]
         short = sides.min(axis=1)
         rows = rows.assign(short_side=short, aspect=sides.max(axis=1) / short.clip(lower=1))
-    column, ascending = _SEVERITY.get(reason, ("key", True))
+    column, ascending = _SEVERITY.get(reason.partition(":")[0], ("key", True))
     if column != "key":
         rows = rows.sort_values(column, ascending=ascending, kind="stable")
     return [{str(name): value for name, value in row.items()} for row in rows.head(NUM_SHOWN).to_dict("records")]

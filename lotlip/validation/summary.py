@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Frames = dict[str, "pd.DataFrame"]
+FUNNEL = {  # the steps of `summary["funnel"]` in words
+    "requested": "requested",
+    "fetched": "fetched",
+    "decoded": "decoded",
+    "kept": "kept",
+    "with_raw": "with a good raw caption",
+    "with_long": "with a good long text",
+    "with_every_long": "with one of every captioner",
+}
 
 
 def summarise(tables: Frames, reasons: Frames, wholes: Frames, results: list[SuiteResult]) -> dict[str, Any]:
