@@ -12,7 +12,7 @@ from stages import run
 def main() -> None:
     params = load_params()
     rules, docs = params.validate_, Path("reports/validate/docs")
-    summary = validate(open_inputs(params), rules, out=Path("data/quarantine"), docs=docs)
+    summary = validate(open_inputs(params), rules, Path("data/quarantine"), docs, params.storage.root)
     write_json(Path("reports/validate/summary.json"), summary)
     check_summary(summary, rules.on_breach)
 

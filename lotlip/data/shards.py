@@ -17,7 +17,6 @@ from lotlip.records import sha256_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_MARKS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
@@ -69,17 +68,6 @@ class ShardReader:
         if extension := self.extension(key):
             return self._read(key, extension)
         raise DataError(f"Sample {key} of {self.path} has no image ({', '.join(IMAGE_EXTENSIONS)}).")
-
-    def image_format(self, key: str) -> str | None:
-        """`jpg`, `png`, `webp` or `other` by an image's first bytes, None where there is no image of that key."""
-        extension = self.extension(key) if key in self._members else ""
-        if not extension:
-            return None
-        self._file.seek(self._members[key][extension][0])
-        start = self._file.read(12)
-        if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-            return "webp"
-        return next((name for mark, name in IMAGE_MARKS.items() if start.startswith(mark)), "other")
 
     def extension(self, key: str) -> str:
         """File extension of a sample's image, empty where there is no image."""

@@ -14,12 +14,12 @@ Status = Literal["success", "failed_to_download", "failed_to_decode", "rejected"
 STATUSES: tuple[Status, ...] = ("success", "failed_to_download", "failed_to_decode", "rejected")
 # What `reasons` of a captions table may name, joined by commas (lotlip.captioning.quality says when).
 CAPTION_REASONS = ("truncated", "repetition", "refusal", "language")
-COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash")
+COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash", "format")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One requested sample. `error` is `class` or `class: detail`; sizes in pixels; hashes in hex."""
+    """One requested sample. `error` is `class` or `class: detail`; sizes in pixels; hashes in hex; `format` jpg, png or webp."""
 
     key: str
     url: str | None
@@ -30,6 +30,7 @@ class Row:
     height: int | None = None
     sha256: str | None = None
     phash: str | None = None
+    format: str | None = None
 
 
 def error_class(error: str) -> str:

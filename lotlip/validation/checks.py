@@ -115,8 +115,6 @@ def long_checks(rules: Validate) -> list[Check]:
 def join_checks(rules: Validate) -> list[Check]:
     """Expectations over `joins_table`."""
     return [
-        Check("share of kept images that their tar does not hold", "ValuesToNotBeNull", "format"),
-        _ceiling("share of images without a good raw caption", "without_raw", rules, "max_rejected_share"),
         _ceiling("share of images without any good long text", "without_long", rules, "joins.max_without_long_share"),
         _ceiling("share of images without one of every captioner", "incomplete", rules, "joins.max_incomplete_share"),
     ]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def joins_table(tables: Mapping[str, "pd.DataFrame"], reasons: Mapping[str, "pd.DataFrame"]) -> "pd.DataFrame":
-    """A row for every kept image: `shard, key, format`, `lacks` (captioners), and 0/1 columns.
+    """A row for every kept image: `shard, key`, `lacks` (captioners), and 0/1 columns.
 
     These are `without_raw`, `without_long` (no captioner's text is left) and `incomplete` (not every captioner's is).
 
@@ -16,7 +16,7 @@ def joins_table(tables: Mapping[str, "pd.DataFrame"], reasons: Mapping[str, "pd.
         tables: "image" with a boolean column `kept`, "raw", then the captioners.
         reasons: by the same names, boolean, rows of the table by reasons.
     """
-    table = tables["image"].loc[tables["image"]["kept"], ["shard", "key", "format"]].reset_index(drop=True)
+    table = tables["image"].loc[tables["image"]["kept"], ["shard", "key"]].reset_index(drop=True)
     captioners = [name for name in tables if name not in ("image", "raw")]
     samples = list(zip(table["shard"], table["key"], strict=True))
     lacking: list[list[str]] = [[] for _ in samples]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NUM_SHOWN = 8  # a reason
+MAX_TARS = 32  # opened for pictures: they may lie in S3
 SIDE = 112  # pixels of a thumbnail's longer side, at most
 _TEXTS = ("failure", "text", "raw", "caption")
 # The column that says how bad a row is, and whether a small value is worse; other reasons keep the order of the table.
@@ -76,7 +78,7 @@ def worst_offenders(
         for reason, column in of_subject.items()
         if column.any()
     ]
-    wanted = {(row["shard"], row["key"]) for _, _, _, rows in chosen for row in rows}
+    wanted = [(row["shard"], row["key"]) for _, _, _, rows in chosen for row in rows]
     pictures = _thumbnails(images, wanted, max_pixels)
     return [
         Offence(subject, reason, count, [_offender(row, reason, pictures, max_pixels) for row in rows])
@@ -116,18 +118,17 @@ def _detail(row: dict[str, Any], is_leak: bool) -> str:
 
 
 def _thumbnails(
-    images: Sequence[Manifest], wanted: set[tuple[str, str]], max_pixels: int
+    images: Sequence[Manifest], wanted: Sequence[tuple[str, str]], max_pixels: int
 ) -> dict[tuple[str, str], str]:
-    """Thumbnails of samples (shard, key); each tar is opened once."""
+    """Thumbnails of samples (shard, key), from the `MAX_TARS` shards that most of them lie in."""
+    shards = {shard.name: (manifest, shard) for manifest in images for shard in manifest.shards}
     found = {}
-    for manifest in images:
-        for shard in manifest.shards:
-            keys = [key for name, key in wanted if name == shard.name]
-            if keys:
-                with ShardReader(manifest.path(shard, "tar")) as reader:
-                    for key in keys:
-                        if reader.image_format(key) is not None:
-                            found[shard.name, key] = _thumbnail(reader.image(key), max_pixels)
+    for name, _ in Counter(shard for shard, _ in wanted).most_common(MAX_TARS):
+        manifest, shard = shards[name]
+        with ShardReader(manifest.path(shard, "tar")) as reader:
+            keys = {key for shard_name, key in wanted if shard_name == name}
+            for key in sorted(keys & set(reader.keys)):
+                found[name, key] = _thumbnail(reader.image(key), max_pixels)
     return found
 
 

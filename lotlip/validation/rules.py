@@ -29,7 +29,7 @@ def image_reasons(
         {
             "min_side": success & (short < rules.min_side),
             "max_aspect": success & (aspect > rules.max_aspect),
-            "format": success & table["format"].notna() & ~table["format"].isin(rules.formats),
+            "format": success & ~table["format"].isin(rules.formats),
             "duplicate": success & (table["duplicate"] == 1),
             **{f"leak:{name}": table.index.isin(leaks.loc[leaks["set"] == name, "row"]) for name in evalsets},
         }

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lotlip.data.manifest import Manifest, Shard
-from lotlip.data.shards import ShardReader
 from lotlip.data.tables import CAPTION_REASONS, read_table
 from lotlip.errors import DataError
 from lotlip.validation.raw_texts import FindLanguages, has_markup
@@ -19,7 +18,7 @@ from lotlip.validation.texts import CountTokens, raw_word_recall
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGE_COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash")
+IMAGE_COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash", "format")
 LONG_COLUMNS = ("key", "kind", "text", "finish_reason", "failure", "reasons", "captioner")
 EXCERPT = 80  # characters
 
@@ -27,9 +26,8 @@ EXCERPT = 80  # characters
 def image_table(images: Sequence[Manifest]) -> "pd.DataFrame":
     """A row for every requested sample of every source, in order of sources and shards.
 
-    Adds `shard`, `format` (jpg, png, webp, other; missing where the tar holds no such image), and as 0/1 numbers
-    `failed`, `undecodable` (empty where nothing was fetched) and `duplicate` (an earlier image has the same bytes;
-    empty where there is no image).
+    Adds `shard`, and as 0/1 numbers `failed`, `undecodable` (empty where nothing was fetched) and `duplicate` (an
+    earlier image has the same bytes; empty where there is no image).
 
     Raises:
         DataError: a table does not fit its tar, or there is no image at all.
@@ -124,12 +122,6 @@ def _images_of(manifest: Manifest, shard: Shard) -> "pd.DataFrame":
         table["url"] = ""
     for side in ("width", "height"):  # an image without a size counts as too small
         table[side] = table[side].astype(float).mask((table["status"] == "success") & table[side].isna(), 0.0)
-    with ShardReader(manifest.path(shard, "tar")) as reader:
-        formats = [
-            reader.image_format(key) if status == "success" else None
-            for key, status in zip(table["key"], table["status"], strict=True)
-        ]
-    table["format"] = pd.Series(formats, dtype="str")
     table.insert(0, "shard", shard.name)
     return table
 

@@ -70,7 +70,7 @@ def open_inputs(settings: params.Params, data: Path = Path("data")) -> Inputs:
     )
 
 
-def validate(inputs: Inputs, rules: params.Validate, out: Path, docs: Path) -> dict[str, Any]:
+def validate(inputs: Inputs, rules: params.Validate, out: Path, docs: Path, root: str | None = None) -> dict[str, Any]:
     """Judge every image, raw caption and long text; write the quarantine and the Data Docs.
 
     Texts of rejected images are not judged. A passed limit raises nothing here, so that the summary can be
@@ -81,6 +81,7 @@ def validate(inputs: Inputs, rules: params.Validate, out: Path, docs: Path) -> d
         rules: thresholds and ceilings.
         out: quarantine folder to write, a table `key, subject, reason` an image shard.
         docs: folder of HTML pages to write: `summary.html` for a first look, `index.html` with all expectations.
+        root: place in S3 where the quarantine's tables go; None: they stay in `out`.
 
     Returns:
         The summary: counts by reason, shares and means of images, raw captions and each captioner's texts, the way from
@@ -92,7 +93,7 @@ def validate(inputs: Inputs, rules: params.Validate, out: Path, docs: Path) -> d
             or the baseline cannot be read, or there is no image at all.
     """
     tables, reasons = judge_rows(inputs, rules)
-    write_quarantine(inputs.shards, tables, reasons, out)
+    write_quarantine(inputs.shards, tables, reasons, out, root)
     wholes = whole_tables(tables, reasons, rules)
     results = judge_tables(tables | wholes, rules)
     summary = summarise(tables, reasons, wholes, results)
