@@ -26,7 +26,7 @@ def near_pairs(
     Args:
         queries: uint64 [N].
         references: uint64 [M].
-        max_distance: Hamming distance, 0 to 63.
+        max_distance: Hamming distance, at least 0; beyond about 8, bands are so narrow that nearly all pairs are met.
 
     Returns:
         Indices of queries, indices of references and their distances, int64 [P] each, ordered by query and reference.
@@ -46,12 +46,17 @@ def _pairs(
 ) -> NDArray[np.int64]:
     """Rows (query, reference, distance) in order; `offset` is added to the queries' indices."""
     kept = []
-    for shift, mask in _bands(max_distance + 1):
+    bands = _bands(max_distance + 1)
+    for number, (shift, mask) in enumerate(bands):
         i, j = _equal_pairs((queries >> shift) & mask, (references >> shift) & mask)
-        distance = np.bitwise_count(queries[i] ^ references[j]).astype(np.int64)
-        is_near = distance <= max_distance
-        kept.append(np.stack([i[is_near] + offset, j[is_near], distance[is_near]], axis=1))
-    return np.unique(np.concatenate(kept), axis=0)
+        different = queries[i] ^ references[j]
+        is_new = np.bitwise_count(different) <= max_distance
+        for earlier, bits in bands[:number]:  # a pair that agrees in an earlier band was found there
+            is_new &= (different >> earlier) & bits != 0
+        distance = np.bitwise_count(different[is_new]).astype(np.int64)
+        kept.append(np.stack([i[is_new] + offset, j[is_new], distance], axis=1))
+    pairs = np.concatenate(kept)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def _bands(number: int) -> list[tuple[np.uint64, np.uint64]]:

@@ -19,7 +19,10 @@ COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha25
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One requested sample. `error` is `class` or `class: detail`; sizes in pixels; hashes in hex; `format` jpg, png or webp."""
+    """One requested sample. `error` is `class` or `class: detail`; sizes in pixels; hashes in hex.
+
+    `format` is jpg, png or webp.
+    """
 
     key: str
     url: str | None

@@ -102,18 +102,22 @@ def _offender(row: dict[str, Any], reason: str, pictures: Mapping[tuple[str, str
     return Offender(
         key=row["key"],
         shard=row["shard"],
-        detail=_detail(row, is_leak),
+        detail=_detail(row, reason),
         text=next((row[name] for name in _TEXTS if isinstance(row.get(name), str) and row[name]), "")[:EXCERPT],
         picture=pictures.get((row["shard"], row["key"]), ""),
         twin=_thumbnail(Path(row["twin"]).read_bytes(), max_pixels) if is_leak else "",
     )
 
 
-def _detail(row: dict[str, Any], is_leak: bool) -> str:
-    if is_leak:
+def _detail(row: dict[str, Any], reason: str) -> str:
+    if reason.startswith("leak:"):
         return f"{row['twin_bits']:g} bits from {Path(row['twin']).name[:12]}"
     if "width" in row:
         return f"{row['width']:g} × {row['height']:g}, {row['format']}"
+    if reason == "language" and "language_probability" in row:
+        return f"{row['language']}, {row['language_probability']:.2g} likely allowed"
+    if reason == "max_repeats":
+        return f"of {row['repeats']:g} images"
     return "no text" if row["num_tokens"] != row["num_tokens"] else f"{row['num_tokens']:g} tokens"
 
 

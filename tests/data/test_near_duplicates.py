@@ -25,7 +25,7 @@ def brute_force(queries: np.ndarray, references: np.ndarray, max_distance: int) 
     return {pair for pair in distances if pair[2] <= max_distance}
 
 
-@pytest.mark.parametrize("max_distance", [0, 1, 2, 3, 5, 8, 16, 63])
+@pytest.mark.parametrize("max_distance", [0, 1, 2, 3, 5, 8, 16])
 def test_equal_to_comparing_all_pairs(max_distance: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "_AT_ONCE", 70)  # several rounds
     rng = np.random.default_rng(max_distance)
