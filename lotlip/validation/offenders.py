@@ -115,7 +115,7 @@ def _detail(row: dict[str, Any], reason: str) -> str:
     if "width" in row:
         return f"{row['width']:g} × {row['height']:g}, {row['format']}"
     if reason == "language" and "language_probability" in row:
-        return f"{row['language']}, {row['language_probability']:.2g} likely allowed"
+        return f"{row['language']}, allowed with p = {row['language_probability']:.2g}"
     if reason == "max_repeats":
         return f"of {row['repeats']:g} images"
     return "no text" if row["num_tokens"] != row["num_tokens"] else f"{row['num_tokens']:g} tokens"
