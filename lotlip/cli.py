@@ -22,6 +22,7 @@ app = typer.Typer(
 
 SETS = ("manifest", "jsonl", "iiw", "dci", "sharegpt4v", "urban1k", "coco", "flickr30k")
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this JSON file.")]
+TableFormat = Annotated[str | None, typer.Option("--format", help="tsv, csv, jsonl or parquet; default: by its name.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -49,19 +50,35 @@ def configure(
         raise typer.BadParameter("give an overlay file or --set section.key=value")
     apply_overlays(overlays or [], settings or [])
     for name, source in load_params().sources.items():
-        if not source.path.exists():
+        if isinstance(source.path, Path) and not source.path.exists():
             print(f"warning: sources.{name}.path: {source.path} is missing; `dvc repro` needs it.", file=sys.stderr)
     print("params.yaml is up to date: `git diff params.yaml` shows it, `dvc repro` runs it.")
 
 
 @app.command()
 def download(
-    table: Annotated[Path, typer.Argument(help="Table of image URLs and captions: .tsv, .csv or .parquet.")],
+    table: Annotated[Path, typer.Argument(help="Table of image URLs and captions, or a folder of its parts.")],
     out: Annotated[Path, typer.Argument(help="New folder for shards, tables and manifest.json.")],
-    url_column: Annotated[str, typer.Option(help="Name, or number from 0 where there is no header.")] = "url",
-    caption_column: Annotated[str, typer.Option(help="Name, or number from 0.")] = "caption",
+    layout: Annotated[str | None, typer.Option(help="cc3m, cc12m, yfcc15m, laion, coyo or dreamlip.")] = None,
+    table_format: TableFormat = None,
+    url_column: Annotated[
+        str | None, typer.Option(help="Name, or number from 0 where there is no header; default: the layout's, or url.")
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="Name, or number from 0; default: the layout's, or caption.")
+    ] = None,
     url_prefix: Annotated[str, typer.Option(help="Put before relative paths.")] = "",
-    concurrency: Annotated[int | None, typer.Option(help="Requests in flight; default: params.yaml.")] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests in flight; default: params.yaml, which also says how many to one host."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode and check; default: params.yaml.")
+    ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(help='Class of error, e.g. timeout or "HTTP 503": ask again for OUT\'s rows with it; repeatable.'),
+    ] = None,
     allow_private_hosts: Annotated[bool, typer.Option(help="Let URLs point to loopback and private nets.")] = False,
 ) -> None:
     """Fetch the images of a URL table into shards, with a status for every row."""
@@ -72,25 +89,21 @@ def download(
     params = load_params()
     settings = params.download
     updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}
-    if concurrency is not None:
-        updates["concurrency"] = concurrency
-    source = UrlTableSource(
+    updates |= {"concurrency": concurrency or settings.concurrency, "workers": workers or settings.workers}
+    columns = (url_column, caption_column) if layout else (url_column or "url", caption_column or "caption")
+    source = _section(
+        UrlTableSource,
         kind="url_table",
         path=table,
-        format=_table_format(table),
-        url_column=_column(url_column),
-        caption_column=_column(caption_column),
+        layout=layout,
+        format=table_format,
+        url_column=_column(columns[0]),
+        caption_column=_column(columns[1]),
         url_prefix=url_prefix,
     )
-    report = download_source(
-        source,
-        out.name,
-        settings.model_copy(update=updates),
-        out,
-        Path(".work/download") / out.name,
-        params.storage.root,
-    )
-    _print_json(report)
+    work, root = Path(".work/download") / out.name, params.storage.root
+    settings = settings.model_copy(update=updates)
+    _print_json(download_source(source, out.name, settings, out, work, root, retry or ()))
 
 
 @app.command()
@@ -100,26 +113,48 @@ def caption(
     captioner: Annotated[str, typer.Option(help="An entry of `captioners` in params.yaml.")],
 ) -> None:
     """Describe every image of a folder of shards at length; killed, it continues where it was."""
-    from lotlip.captioning.backends import captioner_opener
-    from lotlip.captioning.shards import caption_shards
+    from lotlip.captioning.make import make_captions
     from lotlip.data.manifest import read_manifest
     from lotlip.params import entry, load_params
 
     params = load_params()
-    settings = entry(params.captioners, "captioner", captioner)
+    entry(params.captioners, "captioner", captioner)
     _check_new(out, "captions")
-    report = caption_shards(
-        [read_manifest(shards, "images")],
-        out,
-        captioner_opener(settings),
-        batch_size=settings.batch_size,
-        max_pixels=params.download.max_pixels,
-        work=Path(".work/recaption") / captioner,
-        executor=params.executor,
-        max_failed_share=settings.max_failed_share,
-        root=params.storage.root,
+    _print_json(make_captions(captioner, [read_manifest(shards, "images")], out, params))
+
+
+@app.command("import-captions")
+def import_captions(
+    table: Annotated[Path, typer.Argument(help="Table of image URLs and texts, or a folder of its parts.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of image shards with manifest.json.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the captions.")],
+    long_column: Annotated[str, typer.Option(help="Of the long texts: name, or number from 0 without a header.")],
+    short_column: Annotated[str | None, typer.Option(help="Of short texts; default: none.")] = None,
+    layout: Annotated[str | None, typer.Option(help="dreamlip or recap_long.")] = None,
+    table_format: TableFormat = None,
+    url_column: Annotated[str | None, typer.Option(help="Default: the layout's, or url.")] = None,
+    max_failed_share: Annotated[float, typer.Option(min=0, max=1, help="Of images without a text.")] = 0.2,
+) -> None:
+    """Join texts that others published with image shards, by URL; rows and images left alone are counted."""
+    from lotlip.captioning.table_import import import_captions as join_table
+    from lotlip.data.manifest import read_manifest
+    from lotlip.params import TableCaptioner, load_params
+
+    settings = _section(
+        TableCaptioner,
+        kind="table",
+        path=table,
+        layout=layout,
+        format=table_format,
+        url_column=_column(url_column if layout else url_column or "url"),
+        long_column=_column(long_column),
+        short_column=_column(short_column),
+        max_failed_share=max_failed_share,
     )
-    _print_json(report)
+    _check_new(out, "captions")
+    images = [read_manifest(shards, "images")]
+    work, root = Path(".work/import-captions") / out.name, load_params().storage.root
+    _print_json(join_table(images, out, settings, work=work, root=root))
 
 
 @app.command()
@@ -151,7 +186,7 @@ def plan(
 ) -> None:
     """Measure a few batches of each captioner here; print speed, hours, storage, and the arithmetic beside them."""
     from lotlip.data.manifest import read_manifest
-    from lotlip.params import entry, load_params
+    from lotlip.params import TableCaptioner, entry, load_params
     from lotlip.plan import LABELS, make_plan, measure_captioner
 
     params = load_params()
@@ -160,13 +195,46 @@ def plan(
     plans = {}
     for name in captioner or params.captioners:
         settings = entry(params.captioners, "captioner", name)
+        if isinstance(settings, TableCaptioner):
+            print(f"{name}: imported from {settings.path}, nothing to generate.", file=sys.stderr)
+            continue
         measured = measure_captioner(settings, manifest, batches, params.download.max_pixels)
         gpus, size = params.executor.num_gpus, params.download.shard_size
         plans[name] = make_plan(measured, manifest, images, workers, gpus, size)
     if as_json:
         _print_json(plans)
-    else:
+    elif plans:
         _print_columns(f"{images:,} images like those of {folder} on {workers} workers like this one", plans, LABELS)
+
+
+@app.command()
+def verify(
+    manifest: Annotated[Path, typer.Argument(help="Dataset folder of any kind, or its manifest.json.")],
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Image folder of a sidecar; repeatable. Default: images/* beside it.")
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Move damaged shards to FOLDER.damaged.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Read every byte of a dataset and name all that is damaged, missing or does not fit; status 1 if anything is."""
+    from dataclasses import asdict
+
+    from lotlip.data.repair import repair_dataset
+    from lotlip.data.verify import verify_dataset
+    from lotlip.records import write_json
+
+    findings = verify_dataset(manifest, images or ())
+    done = repair_dataset(findings) if repair else None
+    if json_file is not None:
+        write_json(json_file, {**findings.record(), "repair": asdict(done) if done else None})
+    for line in findings.lines():
+        print(line)
+    for line in done.lines() if done else ():
+        print(line)
+    if findings.damaged and not repair:
+        print("next: `dvc checkout --force` brings back what DVC's cache still holds, --repair takes out the rest")
+    if findings.problems:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -299,15 +367,19 @@ def _check_new(out: Path, kind: str) -> None:
         raise DataError(f"{out} cannot be made ({error}): name another folder.") from None
 
 
-def _table_format(path: Path) -> Any:
-    formats = {".tsv": "tsv", ".csv": "csv", ".parquet": "parquet"}
-    if path.suffix not in formats:
-        raise typer.BadParameter(f"{path} ends with {path.suffix!r}; expected {', '.join(formats)}")
-    return formats[path.suffix]
+def _section(section: Any, **values: Any) -> Any:
+    """A section of params.yaml from options; what does not fit is the user's error."""
+    from pydantic import ValidationError
+
+    try:
+        return section(**values)
+    except ValidationError as error:
+        problems = [f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors() if problem["loc"]]
+        raise typer.BadParameter("; ".join(problems)) from None
 
 
-def _column(name: str) -> str | int:
-    return int(name) if name.isdigit() else name
+def _column(name: str | None) -> str | int | None:
+    return int(name) if name is not None and name.isdigit() else name
 
 
 def _print_json(value: Any) -> None:

@@ -152,6 +152,9 @@ def _params() -> Iterator[Check]:
             )
         elif one.kind == "endpoint":
             yield Check(f"{name} endpoint", "ok", f"{_without_secrets(one.url)} answers")
+        elif one.kind == "table" and isinstance(one.path, Path) and not one.path.exists():
+            advice = "Put the table there, or correct the captioner's `path`."
+            yield Check(f"{name} table", "warning", f"{one.path} is missing", advice)
     checkpoints = {name: one.checkpoint for name, one in captioners if one.kind == "transformers"}
     checkpoints |= {"quality's judge": params.quality.similarity.checkpoint}
     checkpoints |= {"image tower": params.train.image_tower, "tokenizer": params.train.tokenizer}

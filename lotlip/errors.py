@@ -18,7 +18,11 @@ class DataError(LotlipError):
 
 
 class StorageError(LotlipError):
-    """An object in S3 is missing or damaged, or its server refuses or is away."""
+    """A place in S3 cannot be used: its server refuses or is away."""
+
+
+class ObjectError(StorageError):
+    """An object in S3 is missing or damaged."""
 
 
 class CeilingError(LotlipError):

@@ -57,7 +57,9 @@ class Measured:
         return self.images / self.seconds
 
 
-def measure_captioner(params: settings.Captioner, images: Manifest, num_batches: int, max_pixels: int) -> Measured:
+def measure_captioner(
+    params: settings.WritingCaptioner, images: Manifest, num_batches: int, max_pixels: int
+) -> Measured:
     """Caption the first images of a folder as the stage does, reading and decoding included.
 
     Raises:

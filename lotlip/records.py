@@ -83,9 +83,11 @@ def read_json(path: Path) -> Any:
 def publish_folder(folder: Path) -> Iterator[Path]:
     """Yield a fresh sibling folder; on success it replaces `folder` by rename, on error it is removed.
 
-    What is half written is never visible under the final name.
+    What is half written is never visible under the final name, and an old `folder` is not lost before the new one is
+    there (`recover_folder`).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(folder)
     for stale in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed process
         if stale.is_dir() and not _is_running(stale.name.split(".")[-2]):
             shutil.rmtree(stale, ignore_errors=True)
@@ -94,10 +96,19 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.replace(_old(folder))
         staging.replace(folder)
+        shutil.rmtree(_old(folder), ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Bring back the old folder that a process was killed while it replaced."""
+    if _old(folder).exists() and not folder.exists():
+        _old(folder).replace(folder)
+    shutil.rmtree(_old(folder), ignore_errors=True)
 
 
 @contextmanager
@@ -136,6 +147,10 @@ def disk_errors(work: Path) -> Iterator[None]:
         raise DataError(
             f"No space left on the disk ({error}): free some and run again; {work} keeps what is finished."
         ) from error
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _is_running(process: str) -> bool:

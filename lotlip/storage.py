@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lotlip.errors import StorageError
+from lotlip.errors import ObjectError, StorageError
 from lotlip.records import atomic_path, content_key, publish_folder, sha256_file
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?")
@@ -137,14 +137,15 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
     """Download an object to a file, which appears whole.
 
     Raises:
-        StorageError: its bytes have another hash, it is missing, or the server refuses or is away.
+        ObjectError: it is missing or its bytes have another hash.
+        StorageError: the server refuses or is away.
     """
     bucket, key = parse(url)
     with atomic_path(target) as temporary:
         with _explained(url):
             _client().download_file(bucket, key, str(temporary))
         if sha256 is not None and (found := sha256_file(temporary)) != sha256:
-            raise StorageError(
+            raise ObjectError(
                 f"{url} has sha256 {found[:12]}, its manifest says {sha256[:12]}: the object is damaged. "
                 "Delete it and run the stage that made it again."
             )
@@ -159,15 +160,15 @@ def store(path: Path, root: str, sha256: str) -> str:
     return url
 
 
-def local_copy(url: str, sha256: str) -> Path:
-    """A file here with the object's bytes, downloaded if there is none yet.
+def local_copy(url: str, sha256: str, *, fresh: bool = False) -> Path:
+    """A file here with the object's bytes, downloaded if there is none yet or if it is to be `fresh`.
 
     Raises:
-        StorageError: as `download`.
+        ObjectError, StorageError: as `download`.
     """
     folder = _cache_folder()
     path = folder / sha256[:2] / f"{sha256}{Path(parse(url).key).suffix}"
-    if path.is_file():
+    if path.is_file() and not fresh:
         os.utime(path)  # the order of eviction
         return path
     _make_room(folder, url)
@@ -188,26 +189,30 @@ def find_size(location: str) -> int:
     return Path(location).stat().st_size if Path(location).is_file() else 0
 
 
-def local_folder(name: str) -> str:
-    """`name` itself, or where it is an `s3://` prefix (of a checkpoint) a folder here with all objects below it.
+def local_path(location: str | Path) -> Path:
+    """A path as it is; an object or all objects below a prefix as a file or folder here, kept until they change.
 
     Raises:
-        StorageError: there are none, or the server refuses or is away.
+        ObjectError: there is nothing of that name.
+        StorageError: the server refuses or is away.
     """
-    if not is_s3(name):
-        return name
-    objects = list(list_objects(name))
+    if not is_s3(location):
+        return Path(location)
+    url = str(location).rstrip("/")
+    found = find_object(url) if parse(url).key else None
+    objects = [found] if found is not None else list(list_objects(url))
     if not objects:
-        raise StorageError(f"{name}: there is nothing below this prefix.")
+        raise ObjectError(f"{location}: there is no such object, and nothing below this prefix.")
+    base = url.rpartition("/")[0] if found is not None else url
     folder = _cache_folder() / "folders" / content_key([[one.url, one.etag] for one in objects])[:20]
     if not folder.is_dir():
         with publish_folder(folder) as staging:
             for one in objects:
-                relative = Path(one.url.removeprefix(name).lstrip("/"))
+                relative = Path(one.url.removeprefix(f"{base}/"))
                 if ".." in relative.parts:
                     raise StorageError(f"{one.url} leads out of its prefix: rename it.")
                 download(one.url, staging / relative)
-    return str(folder)
+    return folder / Path(url).name if found is not None else folder
 
 
 def _cache_folder() -> Path:
@@ -286,6 +291,8 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except (ClientError, BotoCoreError, Boto3Error) as error:
         answer = error if isinstance(error, ClientError) else error.__context__  # uploads wrap it
+        if isinstance(answer, ClientError) and _code(answer) in _MISSING:
+            raise ObjectError(f"{url}: there is no such object.") from error
         if isinstance(answer, ClientError):
             raise StorageError(f"{url}: {_reason(answer)}") from error
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "Amazon S3"
@@ -299,8 +306,6 @@ def _reason(error: Any) -> str:
     code, said = _code(error), error.response.get("Error", {}).get("Message", "")
     if code == "NoSuchBucket":
         return "there is no such bucket: make it, or name another one."
-    if code in _MISSING:
-        return "there is no such object."
     if code in _DENIED:
         return f"access refused ({said or code}): check AWS_ACCESS_KEY_ID or AWS_PROFILE, and the bucket's policy."
     return f"the server says {code} ({said}) after all attempts: run again later; what is finished is kept."

@@ -1,5 +1,6 @@
 """The command line: help of every command, quick start, errors without tracebacks, doctor's findings."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from lotlip.data.manifest import read_manifest
 from lotlip.doctor import run_checks
 from lotlip.overlays import apply_overlays
+from tests.data.datasets import flip, write_captions, write_images
+from tests.data.fault_server import running_server
 
 TOP = Path(__file__).parents[1]
 COMMANDS = (
     "configure",
     "download",
     "caption",
+    "import-captions",
+    "verify",
     "plan",
     "stats",
     "evaluate",
@@ -68,7 +74,9 @@ def test_heavy_packages_wait_for_their_command() -> None:
         (("evaluate", "models/none", "--dataset", "data/none"), "models/none"),
         (("caption", "data/none", "out", "--captioner", "lava"), "did you mean 'llava'?"),
         (("download", "none.tsv", "out"), "none.tsv"),
+        (("import-captions", "none.csv", "data/none", "out", "--long-column", "long"), "data/none/manifest.json"),
         (("configure", "conf/none.yaml"), "the overlays here are conf/"),
+        (("verify", "data/none"), "data/none/manifest.json is missing"),
     ],
 )
 def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) -> None:
@@ -77,6 +85,31 @@ def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) 
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_verify_names_repairs_and_is_quiet_afterwards(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "data/images/s").folder
+    captions = write_captions(tmp_path / "elsewhere", read_manifest(images)).folder
+    for folder in ((images,), (images / "manifest.json",), (captions, "--images", images)):
+        done = lotlip("verify", *map(str, folder))
+        assert (done.returncode, done.stdout.splitlines()[-1].rpartition(": ")[2]) == (0, "whole")
+    flip(images / "s-00000.tar", 600)
+    done = lotlip("verify", str(images), "--json", str(tmp_path / "found.json"))
+    first, second, left, counts, following = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert first.startswith("s-00000, s-00000.tar: sha256: expected ")
+    assert second.startswith("s-00000, s-00000.tar, sample a: image: expected sha256 ")
+    assert left.endswith("images left: expected 3, found 2 that fit the sha256 of their rows")
+    assert counts == f"{images}: images, 2 shards, 5 samples: 3 problems, 1 shards damaged"
+    assert "--repair" in following
+    assert json.loads((tmp_path / "found.json").read_text())["damaged_shards"] == ["s-00000"]
+    done = lotlip("verify", str(images), "--repair")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith(f"next: lotlip download {images}.damaged/refetch.tsv NEWFOLDER")
+    done = lotlip("verify", str(images), "--repair")
+    assert (done.returncode, done.stdout) == (0, f"{images}: images, 1 shards, 2 samples: whole\n")
+    done = lotlip("verify", str(captions), "--images", str(images))
+    assert "s-00000, s-00000.parquet: no images: expected an image shard of this name, found none" in done.stdout
 
 
 def test_stats_of_a_jsonl_file(tmp_path: Path) -> None:
@@ -116,9 +149,26 @@ def test_a_folder_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     (foreign / "notes.txt").write_text("keep me")
     (tmp_path / "file").write_text("keep me")
     for out in (foreign, tmp_path / "file", TOP / "lotlip"):
-        for command in (("caption", "data/none", str(out), "--captioner", "llava"), ("download", "none.tsv", str(out))):
+        for command in (
+            ("caption", "data/none", str(out), "--captioner", "llava"),
+            ("import-captions", "none.csv", "data/none", str(out), "--long-column", "long"),
+            ("download", "none.tsv", str(out)),
+        ):
             done = lotlip(*command)
             assert (done.returncode, "name a new folder" in done.stderr) == (1, True), done.stderr
     assert (foreign / "notes.txt").read_text() == "keep me"
     done = lotlip("caption", "data/none", "/proc/x/y", "--captioner", "llava")
     assert (done.returncode, "cannot be made" in done.stderr) == (1, True), done.stderr
+
+
+def test_download_of_a_known_layout_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "cc3m").mkdir()
+    with running_server() as server:
+        for i in range(2):
+            (tmp_path / "cc3m" / f"part-{i}.tsv").write_text(f"picture {i}\t{server.url}/ok/{i}\n")
+        shutil.copy(TOP / "params.yaml", tmp_path)
+        done = lotlip("download", "cc3m", "out", "--layout", "cc3m", "--allow-private-hosts", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"success": 2' in done.stdout
+    done = lotlip("download", "cc3m", "new", "--layout", "cc33m", cwd=tmp_path)
+    assert (done.returncode, "layout: Input should be 'cc3m'" in done.stderr) == (2, True), done.stderr

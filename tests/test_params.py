@@ -37,9 +37,11 @@ def set_at(values: Any, dotted: str, value: Any) -> None:
         ("validate.long.max_token", "max_tokens"),
         ("methods.lotlip.corner_token", "corner_tokens"),
         ("evalsets.long.nun_images", "num_images"),
+        ("train.augment.num_op", "num_ops"),
     ],
 )
 def test_a_misspelt_key_names_the_nearest(values: Any, dotted: str, nearest: str) -> None:
+    values["train"]["augment"] = {}
     set_at(values, dotted, 3)
     with pytest.raises(ParamsError) as error:
         parse_params(values, "params.yaml")
@@ -66,11 +68,24 @@ def test_a_method_is_what_differs_from_lit_and_may_set_its_own_training(values: 
     assert params.train_settings("lit") == params.train
 
 
+def test_augmentation_of_an_unlocked_tower(values: Any) -> None:
+    values["methods"]["mine"] = {"image_tower": "unlocked", "train": {"augment": {"flip": 0.5}}}
+    augment = parse_params(values, "params.yaml").train_settings("mine").augment
+    assert augment is not None
+    assert (augment.flip, augment.scale, augment.num_ops) == (0.5, (0.9, 1.0), 0)
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
         ({"train": {"token_limt": 7}}, "methods.mine.train.token_limt: unknown key; did you mean 'token_limit'?"),
         ({"train": {"epochs": -1}}, "methods.mine.train.epochs: Input should be greater than 0, got -1"),
+        ({"train": {"augment": {"flipp": 1}}}, "methods.mine.train.augment.flipp: unknown key; did you mean 'flip'?"),
+        (
+            {"train": {"augment": {"scale": [1.0, 0.5]}}},
+            "methods.mine.train.augment.scale: Value error, expected [least",
+        ),
+        ({"train": {"augment": {}}}, "methods.mine: augment needs image_tower: unlocked"),
         ({"text_tower": "causal", "corner_tokens": 2}, "corner_tokens need text_tower: bert"),
         ({"objective": "sigmoid", "label_smoothing": 0.1}, "belong to objective: softmax, not sigmoid"),
         ({"objective": "late_interaction", "num_long": 1}, "takes one text an image"),

@@ -210,4 +210,4 @@ def test_checkpoints_come_from_prefixes(s3: S3Server) -> None:
     pairs = zip(towers[0].tower.parameters(), towers[1].tower.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(StorageError, match="nothing below this prefix"):
-        storage.local_folder(f"{place}/none")
+        storage.local_path(f"{place}/none")

@@ -10,7 +10,7 @@ from lotlip.captioning.endpoint_backend import EndpointCaptioner
 from lotlip.captioning.transformers_backend import open_transformers
 
 
-def open_captioner(params: settings.Captioner) -> Captioner:
+def open_captioner(params: settings.WritingCaptioner) -> Captioner:
     """The captioner that the settings describe; a model is loaded, a server asked, with the first image.
 
     Raises:
@@ -22,7 +22,7 @@ def open_captioner(params: settings.Captioner) -> Captioner:
     return open_transformers(params)
 
 
-def captioner_opener(params: settings.Captioner) -> Callable[[], Captioner]:
+def captioner_opener(params: settings.WritingCaptioner) -> Callable[[], Captioner]:
     """What opens the captioner in any process of this or another machine that sees the same folders.
 
     Raises:

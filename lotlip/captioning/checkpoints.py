@@ -7,7 +7,7 @@ from typing import Any
 
 from lotlip.captioning.captioner import folder_fingerprint
 from lotlip.errors import ModelError, ParamsError
-from lotlip.storage import local_folder
+from lotlip.storage import local_path
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -35,7 +35,7 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
         ModelError: the folder is missing or incomplete.
         ParamsError: a hub id comes without the 40-digit commit that pins it.
     """
-    name = local_folder(name)
+    name = str(local_path(name))
     folder = Path(name)
     if folder.is_dir():
         _check_folder(folder)

@@ -86,6 +86,8 @@ def is_refusal(caption: Caption) -> bool:
 
 def is_foreign(caption: Caption) -> bool:
     """Its letters are mostly of another script than Latin."""
+    if caption.text.isascii():
+        return False
     letters = [letter for letter in caption.text if letter.isalpha()]
     return bool(letters) and sum(letter < "\u0250" for letter in letters) / len(letters) < LATIN_SHARE
 
@@ -111,9 +113,20 @@ def has_loop(words: list[str]) -> bool:
     `["a", "b", "a", "b", "a", "b", "a", "b"]` has one, of two words.
     """
     for size in range(1, min(LOOP_WORDS, len(words) // LOOP_TIMES) + 1):
-        same = 0  # words in a row that equal the one a phrase earlier
-        for i in range(size, len(words)):
-            same = same + 1 if words[i] == words[i - size] else 0
-            if same >= size * (LOOP_TIMES - 1):
-                return True
+        enough = size * (LOOP_TIMES - 1)  # words in a row that equal the one a phrase earlier
+        # Such a row covers one of every `enough` places: it is looked for there only.
+        if any(_row_around(words, at, size) >= enough for at in range(size + enough - 1, len(words), enough)):
+            return True
     return False
+
+
+def _row_around(words: list[str], at: int, size: int) -> int:
+    """Length of the row around `at` of words that equal the one `size` places earlier."""
+    first, end = at, at
+    while end < len(words) and words[end] == words[end - size]:
+        end += 1
+    if end == at:
+        return 0
+    while first > size and words[first - 1] == words[first - 1 - size]:
+        first -= 1
+    return end - first

@@ -7,7 +7,6 @@ Killed anywhere, the next run reads the finished batches and goes on; its bytes 
 
 import io
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lotlip.captioning.captioner import Captioner, Kind, failed, is_passing
+from lotlip.captioning.publish import check_failed_share, publish_captions
 from lotlip.captioning.quality import Written, write_checked
 from lotlip.captioning.report import caption_report
 from lotlip.captioning.tables import Row, count_rows, make_row, read_captions, write_captions
-from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
+from lotlip.data.manifest import Manifest, Shard
 from lotlip.data.shards import ShardReader
-from lotlip.errors import CeilingError, DataError
+from lotlip.errors import DataError
 from lotlip.executor import run_tasks
 from lotlip.leases import at_work
 from lotlip.params import Executor
-from lotlip.records import content_key, publish_folder, read_json, write_json
+from lotlip.records import content_key, read_json, write_json
 from lotlip.storage import find_size, local
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HERE = Executor(kind="local", workers=1, num_gpus=0.0, address=None, retries=0)
 REPORT_EVERY_S = 5.0
-
-
+REMEDY = (
+    "Mend the cause, or raise the ceiling, and run again: failures that may pass are tried again, finished captions "
+    "are kept."
+)
 WINDOW = 4  # batches whose images are sorted by length of prompt
 AHEAD = 2  # batches that wait, ready for the model
 
@@ -117,8 +119,8 @@ def caption_shards(
             print(f"captioned {done}/{requested} images, {now} in this run at {rate:.1f} images/s{share}", flush=True)
         finished = [(task, tables[i]) for i, task in enumerate(tasks)]
         report = caption_report((row for _, table in finished for row in read_captions(table)), requested)
-        _check_ceiling(report, max_failed_share)
-        _publish(finished, out, root)
+        check_failed_share(report, max_failed_share, REMEDY)
+        publish_captions([(task.name, task.sha256, table) for task, table in finished], out, root)
         return report
 
 
@@ -187,17 +189,6 @@ def _task(manifest: Manifest, shard: Shard, max_pixels: int) -> ShardTask:
 def _finished(rows: list[Row]) -> dict[tuple[str, str], Row]:
     """Rows of an earlier run by key and kind, without those that failed for a reason that may have passed."""
     return {(row["key"], row["kind"]): row for row in rows if not is_passing(row["failure"])}
-
-
-def _check_ceiling(report: dict[str, Any], max_failed_share: float) -> None:
-    share = report["failed"] / max(report["requested"], 1)
-    if share > max_failed_share:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in report["failures"].items())
-        raise CeilingError(
-            f"{report['failed']} of {report['requested']} images have no caption ({share:.1%}); max_failed_share of "
-            f"the captioner allows {max_failed_share:.1%}. Reasons: {reasons}. Mend the cause, or raise the ceiling, "
-            "and run again: failures that may pass are tried again, finished captions are kept."
-        )
 
 
 @dataclass(frozen=True)
@@ -286,16 +277,6 @@ def caption_batch(captioner: Captioner, batch: Batch, kind: Kind) -> list[Writte
         raise DataError(f"The captioner returned {len(written)} captions for {len(images)} images.")
     captions = iter(written)
     return [Written(failed(image), ()) if isinstance(image, str) else next(captions) for image in batch.decoded]
-
-
-def _publish(tables: list[tuple[ShardTask, Path]], out: Path, root: str | None) -> None:
-    with publish_folder(out) as staging:
-        shards = []
-        for task, table in tables:
-            shutil.copyfile(table, staging / f"{task.name}.parquet")
-            file = describe_file(staging, f"{task.name}.parquet")
-            shards.append(Shard(task.name, count_rows(table), {"table": file}, of=task.sha256))
-        write_manifest(staging, "captions", shards, root)
 
 
 class _Progress:

@@ -1,34 +1,40 @@
-"""Fetching one image over HTTP from servers that may be slow, broken or hostile."""
+"""One HTTP request to a server that may be slow, broken or hostile, and why it failed."""
 
-import asyncio
-import ipaddress
-import random
-import socket
+import errno
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
+from yarl import URL
 
+from lotlip.data.addresses import NOT_PUBLIC, public_socket
+from lotlip.data.images import has_image_magic, not_an_image
+from lotlip.data.robots import check_tags
+from lotlip.errors import DataError, ParamsError
 from lotlip.params import Download
 
-MAX_REDIRECTS = 5
-MAX_WAIT_S = 60.0  # a server that asks for a longer pause is not asked again in this run
-_BACKOFF_S = 0.5
-_NOT_PUBLIC = "address is not public"
+_REDIRECTS = (301, 302, 303, 307, 308)
+_OTHER_TYPES = ("text/", "audio/", "video/", "font/", "application/json", "application/xml", "application/xhtml+xml")
+_NUM_MAGIC_BYTES = 16
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 Result = TypeVar("Result")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class FetchError(Exception):
-    """One attempt failed. `passing`: another may succeed; `wait_s`: the pause that the server asked for."""
+    """One attempt failed.
 
-    def __init__(self, reason: str, passing: bool = False, wait_s: float = 0.0) -> None:
+    `passing`: another may succeed; `wait_s`: the pause that the server asked for; `unconnected`: it was the host that
+    could not be reached, whatever was asked for.
+    """
+
+    def __init__(self, reason: str, passing: bool = False, wait_s: float = 0.0, unconnected: bool = False) -> None:
         super().__init__(reason)
         self.passing = passing
         self.wait_s = wait_s
+        self.unconnected = unconnected
 
 
 def open_session(settings: Download) -> aiohttp.ClientSession:
@@ -37,67 +43,99 @@ def open_session(settings: Download) -> aiohttp.ClientSession:
     and changing DNS answers included.
     """
     connector = aiohttp.TCPConnector(
-        limit=settings.concurrency,
+        limit=0,  # `Hosts` has the slots
+        keepalive_timeout=2.0,  # of millions of hosts, few are asked again: idle sockets would use up the files
         ttl_dns_cache=300,
-        socket_factory=None if settings.allow_private_hosts else _public_socket,
+        dns_cache_max_size=10_000,
+        socket_factory=None if settings.allow_private_hosts else public_socket,
     )
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
-        headers={"User-Agent": "lotlip-download", "Accept": "image/*", "Accept-Encoding": "identity"},
+        timeout=aiohttp.ClientTimeout(
+            total=settings.timeout_s, connect=settings.connect_timeout_s, sock_read=settings.read_timeout_s
+        ),
+        headers={"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"},
     )
 
 
-async def with_retries(attempt: Callable[[], Awaitable[Result]], slots: asyncio.Semaphore, num_retries: int) -> Result:
-    """Call `attempt` until it succeeds, at most 1 + `num_retries` times.
-
-    A slot is held during an attempt and free during the pause before the next, which is exponential with
-    jitter and no shorter than the server's Retry-After.
+def parse_url(text: str) -> URL:
+    """An absolute http or https URL.
 
     Raises:
-        FetchError: of the last attempt.
-    """
-    for number in range(num_retries + 1):
-        try:
-            async with slots:
-                return await attempt()
-        except FetchError as error:
-            wait_s = max(_BACKOFF_S * 2**number * random.uniform(0.5, 1.5), error.wait_s)
-            if not error.passing or number == num_retries or wait_s > MAX_WAIT_S:
-                raise
-        await asyncio.sleep(wait_s)
-    raise AssertionError("unreachable")
-
-
-async def fetch(session: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes:
-    """The body that one GET of `url` answers with, after at most `MAX_REDIRECTS` redirects.
-
-    Raises:
-        FetchError: anything but a whole 200 answer of at most `max_bytes`, within the session's time.
+        FetchError: it is another or none.
     """
     try:
-        async with session.get(url, max_redirects=MAX_REDIRECTS + 1) as response:
-            if response.status != 200:
-                raise _refusal(response)
-            return await _read(response, max_bytes)
+        url = URL(text)
+    except ValueError:
+        raise FetchError("invalid URL") from None
+    if not url.scheme or (url.scheme in ("http", "https") and not url.host):
+        raise FetchError("invalid URL")
+    if url.scheme not in ("http", "https"):
+        raise FetchError("scheme refused: neither http nor https")
+    return url
+
+
+async def get(
+    session: aiohttp.ClientSession,
+    url: URL,
+    timeout_s: float,
+    read: Callable[[aiohttp.ClientResponse], Awaitable[Result]],
+) -> Result | URL:
+    """What `read` makes of the answer to one GET, or where the answer redirects to.
+
+    Raises:
+        FetchError: no connection, or no whole answer within `timeout_s` and the session's deadlines, or as `read`.
+        ParamsError: this process may not open more files.
+    """
+    try:
+        rest = session.timeout
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=rest.connect, sock_read=rest.sock_read)
+        async with session.get(url, allow_redirects=False, timeout=timeout) as response:
+            if response.status in _REDIRECTS and (target := response.headers.get("Location")):
+                return parse_url(str(response.url.join(URL(target))))
+            return await read(response)
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
+            raise ParamsError(
+                "Too many open files: raise the limit (`ulimit -n`) or lower download.concurrency, and run again."
+            ) from error
         raise _explain(error) from error
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    too_large = FetchError(f"too many bytes: more than {max_bytes}")
-    if (response.content_length or 0) > max_bytes:
+async def read_image(response: aiohttp.ClientResponse, settings: Download) -> bytes:
+    """The body of an answer that may be an image: what its headers or first bytes rule out is not read further.
+
+    Raises:
+        FetchError: the status is not 200, or the body has more than `settings.max_bytes`.
+        RobotsError: the server wants no such use.
+        DataError: the body is no image.
+    """
+    if response.status != 200:
+        raise refusal(response)
+    if settings.respect_robots:
+        check_tags(response.headers.getall("X-Robots-Tag", ()), settings.user_agent)
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind.startswith(_OTHER_TYPES) and kind != "text/plain":  # which servers send with what they do not know
+        raise DataError(f"not an image: content type {kind}")
+    too_large = FetchError(f"too many bytes: more than {settings.max_bytes}")
+    if (response.content_length or 0) > settings.max_bytes:
         raise too_large
     body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
+    is_checked = False
+    async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > max_bytes:
+        if len(body) > settings.max_bytes:
             raise too_large
+        if not is_checked and len(body) >= _NUM_MAGIC_BYTES:
+            is_checked = True
+            if not has_image_magic(bytes(body[:_NUM_MAGIC_BYTES])):
+                raise not_an_image()
     return bytes(body)
 
 
-def _refusal(response: aiohttp.ClientResponse) -> FetchError:
+def refusal(response: aiohttp.ClientResponse) -> FetchError:
+    """The error of an answer whose status is not the one hoped for."""
     passing = response.status in (408, 429) or response.status >= 500
     wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
     return FetchError(f"HTTP {response.status}", passing, wait_s)
@@ -118,43 +156,21 @@ def _retry_after_s(value: str) -> float:
 def _explain(error: BaseException) -> FetchError:
     """The same reason for the same fault, free of addresses, ports and system texts."""
     match error:
+        case aiohttp.ConnectionTimeoutError():
+            return FetchError("timeout: no connection", passing=True, unconnected=True)
+        case aiohttp.SocketTimeoutError():
+            return FetchError("timeout: no more bytes", passing=True)
         case TimeoutError():
-            return FetchError("timeout", passing=True)
-        case aiohttp.TooManyRedirects():
-            return FetchError(f"too many redirects: more than {MAX_REDIRECTS}")
-        case aiohttp.NonHttpUrlClientError():
-            return FetchError("scheme refused: neither http nor https")
+            return FetchError("timeout: no end", passing=True)
         case aiohttp.ClientConnectorDNSError():
-            return FetchError("host not found", passing=True)
+            return FetchError("host not found", passing=True, unconnected=True)
         case ssl.SSLError() | ssl.CertificateError() | aiohttp.ClientSSLError():
-            return FetchError("TLS failed")
-        case aiohttp.ClientConnectorError() if _NOT_PUBLIC in str(error.os_error):
-            return FetchError("address refused: not public")
+            return FetchError("TLS failed", unconnected=True)
+        case aiohttp.ClientConnectorError() if NOT_PUBLIC in str(error.os_error):
+            return FetchError("address refused: not public", unconnected=True)
         case aiohttp.ClientConnectorError():
-            return FetchError("cannot connect", passing=True)
+            return FetchError("cannot connect", passing=True, unconnected=True)
         case aiohttp.InvalidURL() | ValueError():
             return FetchError("invalid URL")
         case _:
             return FetchError("connection broken", passing=True)
-
-
-def _public_socket(address_info: Any) -> socket.socket:
-    family, kind, protocol, _, address = address_info
-    if not is_public(str(address[0])):
-        raise PermissionError(_NOT_PUBLIC)
-    return socket.socket(family, kind, protocol)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is reachable from everywhere: not loopback, private, link-local, reserved or
-    multicast, also where an IPv6 address wraps an IPv4 one.
-    """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embedded = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64:
-            embedded.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-        if any(inner is not None and not is_public(str(inner)) for inner in embedded):
-            return False
-        ip = ip.ipv4_mapped or ip
-    return ip.is_global and not ip.is_multicast

@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from lotlip.data.tables import Row, Status, column_names, read_records, read_row
 from lotlip.errors import DataError
 from lotlip.params import Download, ShardsSource
 from lotlip.records import atomic_path, read_json
+from lotlip.storage import download, is_s3, list_objects
 
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")  # keys become file names
 _STATUSES: dict[str, Status] = {
@@ -26,15 +29,29 @@ _STATUSES: dict[str, Status] = {
     "failed_to_decode": "failed_to_decode",
 }
 _AT_ONCE = 64
+Location = str | Path
 
 
-def find_tars(source: ShardsSource) -> list[Path]:
-    """The tars of a shards source, by name.
+def find_files(source: ShardsSource) -> dict[str, tuple[Location, str]]:
+    """What lies in a shards source, by name: where, and what changes when the file does."""
+    if is_s3(source.path):
+        objects = list_objects(str(source.path))
+        return {one.url.removeprefix(f"{str(source.path).rstrip('/')}/"): (one.url, one.etag) for one in objects}
+    folder = Path(source.path)
+    paths = sorted(folder.glob("*")) if folder.is_dir() else []
+    return {path.name: (path, f"{path.stat().st_size} {path.stat().st_mtime_ns}") for path in paths}
+
+
+def find_tars(source: ShardsSource) -> list[list[Location]]:
+    """The tars of a shards source by name, each with img2dataset's files about it.
 
     Raises:
         DataError: the folder is missing or has none.
+        StorageError: S3 refuses or is away.
     """
-    tars = sorted(source.path.glob("*.tar")) if source.path.is_dir() else []
+    files = find_files(source)
+    names = [name.removesuffix(".tar") for name in sorted(files) if name.endswith(".tar") and "/" not in name]
+    tars = [[files[n][0] for n in (f"{name}.tar", *_about(name)) if n in files] for name in names]
     if not tars:
         raise DataError(f"{source.path} has no *.tar: expected a folder of img2dataset shards (`path` in params.yaml).")
     return tars
@@ -48,18 +65,37 @@ def import_shards(source: ShardsSource, name: str, settings: Download, folder: P
 
     Raises:
         DataError: there are no tars, or one is truncated or holds fewer samples than its `_stats.json` says.
+        StorageError: S3 refuses or is away.
     """
     shards: list[Shard] = []
     seen: set[str] = set()
     progress = Progress(f"import {name}")
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for number, tar in enumerate(find_tars(source)):
+        for number, files in enumerate(find_tars(source)):
             shard_name = f"{name}-{number:05d}"
             if (shard := finished_shard(folder, shard_name)) is None:
-                shard = _import_tar(tar, shard_name, folder, settings.max_pixels, seen, threads, progress)
+                with _brought_here(files, folder) as tar:
+                    shard = _import_tar(tar, shard_name, folder, settings.max_pixels, seen, threads, progress)
             seen.update(row.key for row in read_rows(folder / shard.files["table"].path))
             shards.append(shard)
     return shards
+
+
+def _about(name: str) -> tuple[str, str]:
+    return f"{name}.parquet", f"{name}_stats.json"
+
+
+@contextmanager
+def _brought_here(files: Sequence[Location], folder: Path) -> Iterator[Path]:
+    """The tar, which is the first of the files; those in S3 are here for the time of the block only."""
+    if not is_s3(files[0]):
+        yield Path(files[0])
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix="from-s3-") as here:
+        paths = [Path(here) / str(url).rpartition("/")[2] for url in files]
+        for url, path in zip(files, paths, strict=True):
+            download(str(url), path)
+        yield paths[0]
 
 
 def _import_tar(

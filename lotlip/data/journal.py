@@ -6,23 +6,26 @@ cut off and fetched again.
 """
 
 import json
+import os
+import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from lotlip.data.packing import Item
-from lotlip.data.tables import Row
+from lotlip.data.tables import COLUMNS, Row
 from lotlip.records import sha256_bytes
 
 
 class Journal:
-    """Items of one shard in the order in which they arrived, readable by key."""
+    """Items of one shard in the order in which they arrived, readable by key. Threads may add at the same time."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = (folder / f"{name}.rows.jsonl", folder / f"{name}.images.bin")
         self._lines = self._paths[0].open("a+b")
         self._images = self._paths[1].open("a+b")
+        self._adding = threading.Lock()
+        self._end = 0  # of the image bytes
         self._entries: dict[str, tuple[Row, str, int, int]] = {}
         self._load()
 
@@ -34,13 +37,15 @@ class Journal:
 
     def add(self, item: Item) -> None:
         """Append an item: its bytes first, then the line that makes them count."""
-        offset = self._images.seek(0, 2)
-        self._images.write(item.data)
-        self._images.flush()
-        place = {"extension": item.extension, "offset": offset, "size": len(item.data)}
-        self._lines.write(json.dumps({"row": asdict(item.row), **place}).encode() + b"\n")
-        self._lines.flush()
-        self._entries[item.row.key] = (item.row, item.extension, offset, len(item.data))
+        row = {name: getattr(item.row, name) for name in COLUMNS}
+        with self._adding:
+            self._images.write(item.data)
+            self._images.flush()
+            place = {"extension": item.extension, "offset": self._end, "size": len(item.data)}
+            self._lines.write(json.dumps({"row": row, **place}).encode() + b"\n")
+            self._lines.flush()
+            self._entries[item.row.key] = (item.row, item.extension, self._end, len(item.data))
+            self._end += len(item.data)
 
     def item(self, key: str) -> Item:
         """The item of that key."""
@@ -68,6 +73,7 @@ class Journal:
             valid_images = offset + size
         self._lines.truncate(valid_lines)
         self._images.truncate(valid_images)
+        self._end = valid_images
 
     def _take(self, line: bytes) -> bool:
         try:
@@ -82,5 +88,4 @@ class Journal:
         return True
 
     def _read(self, offset: int, size: int) -> bytes:
-        self._images.seek(offset)
-        return self._images.read(size)
+        return os.pread(self._images.fileno(), size, offset)

@@ -10,7 +10,7 @@ the same shard name, joined with the images by sample key.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lotlip.errors import DataError
 from lotlip.records import read_json, sha256_file, write_json
@@ -60,14 +60,15 @@ class Manifest:
         path = shard.files[role].path
         return path if is_s3(path) else str((self.folder / path).absolute())
 
-    def path(self, shard: Shard, role: str) -> Path:
-        """The shard's file of that role, copied here first where it lies in S3.
+    def path(self, shard: Shard, role: str, *, fresh: bool = False) -> Path:
+        """The shard's file of that role, copied here first where it lies in S3; `fresh` does so even if a copy is here.
 
         Raises:
-            StorageError: it cannot be had from S3, or has other bytes there than the manifest says.
+            ObjectError: it is not in S3, or has other bytes there than the manifest says.
+            StorageError: S3 refuses or is away.
         """
         file = shard.files[role]
-        return local_copy(file.path, file.sha256) if is_s3(file.path) else self.folder / file.path
+        return local_copy(file.path, file.sha256, fresh=fresh) if is_s3(file.path) else self.folder / file.path
 
     def shard(self, name: str) -> Shard:
         """The shard of that name.
@@ -103,28 +104,32 @@ def write_manifest(folder: Path, kind: Kind, shards: Iterable[Shard], root: str 
     return manifest
 
 
-def read_manifest(folder: Path, kind: Kind) -> Manifest:
-    """Read `folder/manifest.json`.
+def read_manifest(folder: Path, kind: Kind | None = None) -> Manifest:
+    """Read `folder/manifest.json`, of whatever kind it is where none is named.
 
     Raises:
-        DataError: it is missing, of another format, or of another kind.
+        DataError: it is missing, damaged, of another format, or of another kind.
     """
     record = read_json(folder / "manifest.json")
-    if record.get("format") != FORMAT or record.get("kind") != kind:
-        raise DataError(
-            f"{folder}/manifest.json says format {record.get('format')!r}, kind {record.get('kind')!r}; "
-            f"expected {FORMAT!r}, {kind!r}. Is this the right folder?"
+    try:
+        if record["format"] != FORMAT or record["kind"] not in ((kind,) if kind else get_args(Kind)):
+            raise DataError(
+                f"{folder}/manifest.json says format {record['format']!r}, kind {record['kind']!r}; "
+                f"expected {FORMAT!r}, {' or '.join(map(repr, (kind,) if kind else get_args(Kind)))}. "
+                "Is this the right folder?"
+            )
+        shards = tuple(
+            Shard(
+                entry["name"],
+                entry["num_samples"],
+                {role: File(**file) for role, file in entry["files"].items()},
+                entry.get("of"),
+            )
+            for entry in record["shards"]
         )
-    shards = tuple(
-        Shard(
-            entry["name"],
-            entry["num_samples"],
-            {role: File(**file) for role, file in entry["files"].items()},
-            entry.get("of"),
-        )
-        for entry in record["shards"]
-    )
-    return Manifest(folder, kind, shards)
+        return Manifest(folder, record["kind"], shards)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}/manifest.json is no manifest or is damaged ({error!r}).") from None
 
 
 def _moved(shard: Shard, folder: Path, root: str) -> Shard:

@@ -6,18 +6,20 @@ A sample `<key>` is `<key>.<image extension>`, `<key>.txt` (raw caption) and `<k
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from lotlip.data.manifest import Manifest
+from lotlip.data.tar_index import Data, Member, index_tar, map_file
 from lotlip.errors import DataError
-from lotlip.records import sha256_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+MAX_SPARSE = 1 << 30  # bytes
 
 
 def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> int:
@@ -36,7 +38,10 @@ def write_tar(path: Path, samples: Iterable[dict[str, Any]]) -> int:
 
 
 class ShardReader:
-    """Random access to the samples of one tar by key: one pass over the headers, then one seek a sample.
+    """Random access to the samples of one tar by key, also from several threads.
+
+    The file is mapped, not read: one pass over it for the hash, one over its headers, and memory holds no more of it
+    than the system likes to keep.
 
     Raises:
         DataError: the file is missing or truncated, has another hash than `sha256`, or repeats a key.
@@ -45,14 +50,13 @@ class ShardReader:
     def __init__(self, path: Path, sha256: str | None = None) -> None:
         if not path.is_file():
             raise DataError(f"Shard {path} is missing: run `dvc checkout` or its download stage again.")
-        if sha256 is not None and (found := sha256_file(path)) != sha256:
-            raise DataError(
-                f"Shard {path} has sha256 {found[:12]}, its manifest says {sha256[:12]}: the file is damaged "
-                "or was changed. Remove it and run `dvc checkout` or its download stage again."
-            )
         self.path = path
-        self._members = _index(path)
-        self._file: BinaryIO = path.open("rb")
+        self._data = map_file(path)
+        try:
+            self._members = _by_key(path, index_tar(self._data, path, sha256))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def keys(self) -> list[str]:
@@ -71,7 +75,11 @@ class ShardReader:
 
     def extension(self, key: str) -> str:
         """File extension of a sample's image, empty where there is no image."""
-        return next((name for name in IMAGE_EXTENSIONS if name in self._members[key]), "")
+        members = self._members[key]
+        for name in IMAGE_EXTENSIONS:
+            if name in members:
+                return name
+        return ""
 
     def caption(self, key: str) -> str:
         """Raw caption of a sample, empty where there is none.
@@ -90,7 +98,8 @@ class ShardReader:
         return record
 
     def close(self) -> None:
-        self._file.close()
+        if isinstance(self._data, mmap):
+            self._data.close()
 
     def __enter__(self) -> "ShardReader":
         return self
@@ -99,49 +108,49 @@ class ShardReader:
         self.close()
 
     def _read(self, key: str, extension: str) -> bytes:
-        offset, size = self._members[key][extension]
-        self._file.seek(offset)
-        return self._file.read(size)
+        return read_member(self._data, self.path, self._members[key][extension])
 
 
-def _index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    members: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                key, extension = _split_name(member.name)
-                if extension in members.setdefault(key, {}):
-                    raise DataError(f"Shard {path} holds {member.name} twice: keys must be unique.")
-                members[key][extension] = (member.offset_data, member.size)
-            _check_end(path, tar.offset)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"Shard {path} cannot be read as a tar ({error}): it is truncated or damaged.") from error
-    return members
+def read_member(data: Data, path: Path, member: Member) -> bytes:
+    """The bytes of a file in a tar.
+
+    Raises:
+        DataError: the tar ends before they do, or it is sparse and large.
+    """
+    if member.is_sparse:
+        return _read_sparse(path, member)
+    found = data[member.offset : member.offset + member.size]
+    if len(found) != member.size:
+        raise DataError(f"{path} ends inside {member.name}: {len(found)} of {member.size} bytes are there.")
+    return found
 
 
-def _split_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the extension begins at the first dot of the last path component."""
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension by WebDataset's rule: the extension begins at the first dot of the last path component."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def _check_end(path: Path, offset: int) -> None:
-    """Refuse a tar without its final zeros: `tarfile` takes one that is cut between two members for whole."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise DataError(f"Shard {path} ends without the mark of a tar's end: it is truncated or damaged.")
+def _by_key(path: Path, members: Iterable[Member]) -> dict[str, dict[str, Member]]:
+    samples: dict[str, dict[str, Member]] = {}
+    for member in members:
+        key, extension = split_name(member.name)
+        sample = samples.setdefault(key, {})
+        if extension in sample:
+            raise DataError(f"Shard {path} holds {member.name} twice: keys must be unique.")
+        sample[extension] = member
+    return samples
 
 
-def iterate_images(manifest: Manifest) -> Iterator[tuple[str, str, bytes]]:
-    """Yield (shard name, key, encoded image) of every sample, verifying each shard's hash first."""
-    for shard in manifest.shards:
-        with ShardReader(manifest.path(shard, "tar"), shard.files["tar"].sha256) as reader:
-            for key in reader.keys:
-                yield shard.name, key, reader.image(key)
+def _read_sparse(path: Path, member: Member) -> bytes:
+    if member.size > MAX_SPARSE:  # holes cost nothing in the tar: its size is no limit
+        raise DataError(f"{path}: {member.name} is sparse and {member.size} bytes long; pack it without `--sparse`.")
+    with tarfile.open(path, "r:") as tar:
+        info = next(info for info in tar if info.offset_data == member.offset)
+        file = tar.extractfile(info)
+        assert file is not None
+        return file.read()
 
 
 def as_webdataset(manifest: Manifest) -> Any:

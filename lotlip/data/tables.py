@@ -14,6 +14,7 @@ Status = Literal["success", "failed_to_download", "failed_to_decode", "rejected"
 STATUSES: tuple[Status, ...] = ("success", "failed_to_download", "failed_to_decode", "rejected")
 # What `reasons` of a captions table may name, joined by commas (lotlip.captioning.quality says when).
 CAPTION_REASONS = ("truncated", "repetition", "refusal", "language")
+FILTERED = "filtered: "  # the error of a row that a filter of its source left out begins so; its column comes next
 COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash", "format")
 
 
@@ -21,7 +22,7 @@ COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha25
 class Row:
     """One requested sample. `error` is `class` or `class: detail`; sizes in pixels; hashes in hex.
 
-    `format` is jpg, png or webp.
+    `url` is where the image came from: for a folder of images, its path in there. `format` is jpg, png or webp.
     """
 
     key: str
@@ -37,7 +38,9 @@ class Row:
 
 
 def error_class(error: str) -> str:
-    """What an error is counted under: its text up to the first colon."""
+    """What an error is counted under: its text up to the first colon; of a filter, up to the column's name."""
+    if error.startswith(FILTERED):
+        return FILTERED + error.removeprefix(FILTERED).partition(":")[0]
     return "repeats an earlier row" if error.startswith("repeats row ") else error.partition(":")[0]
 
 

@@ -2,24 +2,35 @@
 
 import asyncio
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from aiohttp import ClientSession
-
-from lotlip.data.fetch import FetchError, fetch, open_session, with_retries
-from lotlip.data.images import Picture, check_image
+from lotlip.data.crawl import Crawler, with_retries
+from lotlip.data.fetch import FetchError, open_session
+from lotlip.data.images import check_image
 from lotlip.data.journal import Journal
 from lotlip.data.manifest import Shard
-from lotlip.data.packing import Item, finished_shard, mark_path, pack_shard
+from lotlip.data.packing import Item, finished_shard, pack_shard
 from lotlip.data.progress import Progress
-from lotlip.data.shards import ShardReader
+from lotlip.data.robots import RobotsError
 from lotlip.data.sources import Request, read_requests
-from lotlip.data.tables import Row, read_rows
+from lotlip.data.tables import Row, Status
 from lotlip.errors import DataError
 from lotlip.params import Download, UrlTableSource
+
+# Of the shards in work, so many rows are open: a row that hangs keeps its shard open, while others go on.
+_OPEN_ROWS_PER_SLOT = 256
+# So many of them wait for a slot or hold one: enough that slow hosts leave some of others.
+_ROWS_PER_SLOT = 32
+_NUM_LOOKUPS = 32
+_STATUSES: dict[type[Exception], Status] = {
+    FetchError: "failed_to_download",
+    RobotsError: "rejected",
+    DataError: "failed_to_decode",
+}
 
 
 def download_table(source: UrlTableSource, name: str, settings: Download, folder: Path) -> list[Shard]:
@@ -34,29 +45,27 @@ def download_table(source: UrlTableSource, name: str, settings: Download, folder
         raise _first(errors) from None
 
 
-def reopen_failed(folder: Path, shards: Sequence[Shard]) -> int:
-    """Turn finished shards with failed downloads back into journals without these rows, so that the next run
-    tries them again and nothing else; returns the number of these rows.
-    """
-    count = 0
-    for shard in shards:
-        rows = read_rows(folder / shard.files["table"].path)
-        if failed := sum(row.status == "failed_to_download" for row in rows):
-            _reopen(folder, shard, rows)
-            count += failed
-    return count
+def batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
+    """The requests of one shard after the other."""
+    while batch := list(islice(requests, size)):
+        yield batch
 
 
 async def _download(source: UrlTableSource, name: str, settings: Download, folder: Path) -> list[Shard]:
-    in_flight = 2 + settings.concurrency // settings.shard_size
+    _allow_many_files()
+    # aiohttp looks names up in the threads of this executor, and dead names take long.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_NUM_LOOKUPS))
+    in_flight = 2 + _OPEN_ROWS_PER_SLOT * settings.concurrency // settings.shard_size
     shards: list[Shard | asyncio.Task[Shard]] = []
     running: set[asyncio.Task[Shard]] = set()
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
         async with open_session(settings) as session, asyncio.TaskGroup() as group:
-            loader = _ShardLoader(session, settings, folder, threads, Progress(f"download {name}"))
-            for number, requests in enumerate(_batches(read_requests(source), settings.shard_size)):
-                shard_name = f"{name}-{number:05d}"
-                if (done := finished_shard(folder, shard_name)) is not None:
+            loader = _ShardLoader(Crawler(session, settings), settings, folder, threads, Progress(f"download {name}"))
+            read = batches(read_requests(source), settings.shard_size)
+            # In a thread, as all that takes longer than a moment: deadlines are kept by this one.
+            while requests := await asyncio.to_thread(next, read, None):
+                shard_name = f"{name}-{len(shards):05d}"
+                if (done := await asyncio.to_thread(finished_shard, folder, shard_name)) is not None:
                     shards.append(done)
                     continue
                 if len(running) >= in_flight:
@@ -67,33 +76,36 @@ async def _download(source: UrlTableSource, name: str, settings: Download, folde
 
 
 class _ShardLoader:
-    """Fetches shards with shared connections, request slots and decoding threads."""
+    """Fetches shards with a shared crawler and shared decoding threads."""
 
     def __init__(
         self,
-        session: ClientSession,
+        crawler: Crawler,
         settings: Download,
         folder: Path,
         threads: ThreadPoolExecutor,
         progress: Progress,
     ) -> None:
-        self._session = session
+        self._crawler = crawler
         self._settings = settings
         self._folder = folder
         self._threads = threads
         self._progress = progress
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._rows = asyncio.Semaphore(_ROWS_PER_SLOT * settings.concurrency)
+        self._turn = asyncio.Lock()
 
     async def load(self, name: str, requests: Sequence[Request]) -> Shard:
         """Fetch what the shard's journal lacks, then pack it in the order of the requests."""
-        journal = Journal(self._folder, name)
+        journal = await asyncio.to_thread(Journal, self._folder, name)
         try:
             for row in journal:
                 self._progress.add(row.status)
-            missing = [item for item in requests if item.reason is None and item.key not in journal]
-            async with asyncio.TaskGroup() as group:
-                for request in missing:
-                    group.create_task(self._load_one(request, journal))
+            async with asyncio.TaskGroup() as group, self._turn:  # shards start in turn, so that the first end first
+                for request in requests:
+                    if request.reason is None and request.key not in journal:
+                        await self._rows.acquire()
+                        task = group.create_task(self._load_one(request, journal))
+                        task.add_done_callback(lambda _: self._rows.release())
             items = (Item(_rejected(r)) if r.reason is not None else journal.item(r.key) for r in requests)
             loop = asyncio.get_running_loop()
             shard = await loop.run_in_executor(self._threads, pack_shard, self._folder, name, items)
@@ -103,59 +115,47 @@ class _ShardLoader:
             journal.close()
 
     async def _load_one(self, request: Request, journal: Journal) -> None:
-        async def attempt() -> Picture:
-            data = await fetch(self._session, request.url, self._settings.max_bytes)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, check_image, data, self._settings.max_pixels)
+        async def attempt() -> Item:
+            async with self._crawler.image(request.url) as data:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, self._keep, request, data, journal)
 
         try:
-            picture = await with_retries(attempt, self._slots, self._settings.num_retries)
-            item = _success(request, picture)
-        except FetchError as error:
-            item = Item(Row(request.key, request.url, "failed_to_download", str(error), request.caption))
-        except DataError as error:
-            item = Item(Row(request.key, request.url, "failed_to_decode", str(error), request.caption))
-        journal.add(item)
+            item = await with_retries(attempt, self._settings.num_retries)
+        except (FetchError, RobotsError, DataError) as error:
+            item = Item(Row(request.key, request.url, _STATUSES[type(error)], str(error), request.caption))
+            journal.add(item)
         self._progress.add(item.row.status)
 
-
-def _success(request: Request, picture: Picture) -> Item:
-    row = Row(
-        request.key,
-        request.url,
-        "success",
-        None,
-        request.caption,
-        picture.width,
-        picture.height,
-        picture.sha256,
-        picture.phash,
-    )
-    return Item(row, picture.data, picture.extension)
+    def _keep(self, request: Request, data: bytes, journal: Journal) -> Item:
+        """Check an image and add it to the journal, in a thread: the disk never holds up the requests."""
+        picture = check_image(data, self._settings.max_pixels, self._settings.resize)
+        row = Row(
+            request.key,
+            request.url,
+            "success",
+            None,
+            request.caption,
+            picture.width,
+            picture.height,
+            picture.sha256,
+            picture.phash,
+        )
+        item = Item(row, picture.data, picture.extension)
+        journal.add(item)
+        return item
 
 
 def _rejected(request: Request) -> Row:
     return Row(request.key, request.url, "rejected", request.reason, request.caption)
 
 
-def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
-    while batch := list(islice(requests, size)):
-        yield batch
+def _allow_many_files() -> None:
+    """Raise this process's limit of open files, sockets included, as far as it may itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     inner = errors.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _reopen(folder: Path, shard: Shard, rows: Sequence[Row]) -> None:
-    tar = folder / shard.files["tar"].path
-    journal = Journal(folder, shard.name)
-    with ShardReader(tar) as reader:
-        for row in rows:
-            if row.status == "success":
-                journal.add(Item(row, reader.image(row.key), reader.extension(row.key)))
-            elif row.status == "failed_to_decode":
-                journal.add(Item(row))
-    journal.close()
-    mark_path(folder, shard.name).unlink()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lotlip.data.tables import FILTERED
 from lotlip.evaluation.results import Results
 
 
@@ -34,8 +35,13 @@ def data_losses(results: Results) -> list[DataLoss]:
 
 def _download(results: Results) -> Iterator[DataLoss]:
     for name, report in results.download.items():
-        lost = report["requested"] - report["success"]
-        yield DataLoss(f"download@{name}", "images not fetched", lost, report["requested"], _why(report["errors"]))
+        stage, wanted = f"download@{name}", report["requested"] - report["filtered"]
+        filtered = {error: count for error, count in report["errors"].items() if error.startswith(FILTERED)}
+        failed = {error: count for error, count in report["errors"].items() if error not in filtered}
+        if filtered:
+            why = _why(filtered)
+            yield DataLoss(stage, "rows left out by filters", report["filtered"], report["requested"], why)
+        yield DataLoss(stage, "images not fetched", wanted - report["success"], wanted, _why(failed))
 
 
 def _captions(results: Results) -> Iterator[DataLoss]:
@@ -46,6 +52,9 @@ def _captions(results: Results) -> Iterator[DataLoss]:
         yield DataLoss(stage, "long texts cut at the length limit", report["truncated"], report["captioned"])
         if asked := report["short_captions"] + report["short_failed"]:
             yield DataLoss(stage, "images without a short caption", report["short_failed"], asked)
+        if table := report.get("table"):
+            unused = {name: table[name] for name in ("without_image", "repeated", "unreadable")}
+            yield DataLoss(stage, "rows of the table not used", sum(unused.values()), table["rows"], _why(unused))
 
 
 def _validation(results: Results) -> Iterator[DataLoss]:

@@ -15,7 +15,7 @@ from lotlip.evaluation.evaluate import open_encoder
 from lotlip.model.devices import open_device
 from lotlip.params import Similarity
 from lotlip.records import read_json
-from lotlip.storage import local_folder
+from lotlip.storage import local_path
 from lotlip.text.subcaptions import split_sub_captions
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def open_similarity(settings: Similarity) -> Encoder:
     Raises:
         ModelError: there is no such model, or it has no features of images and texts.
     """
-    settings = settings.model_copy(update={"checkpoint": local_folder(settings.checkpoint)})
+    settings = settings.model_copy(update={"checkpoint": str(local_path(settings.checkpoint))})
     folder = Path(settings.checkpoint)
     if (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") == "lotlip":
         return open_encoder(folder, settings.batch_size, settings.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.records import read_json
-from lotlip.storage import local_folder
+from lotlip.storage import local_path
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]
     Raises:
         ModelError: it is neither.
     """
-    source = local_folder(source)
+    source = str(local_path(source))
     if Path(source).is_dir():
         return {"pretrained_model_name_or_path": source, "local_files_only": True}
     if revision is None or source.startswith((".", "/")):

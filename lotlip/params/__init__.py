@@ -1,7 +1,27 @@
 """Typed view of params.yaml: every key is named here, and an unknown one is an error with the nearest valid name."""
 
-from lotlip.params.captioning import Captioner, CaptionerSettings, EndpointCaptioner, Executor, TransformersCaptioner
-from lotlip.params.data import Download, ScenesSource, ShardsSource, Source, UrlTableSource
+from lotlip.params.captioning import (
+    Captioner,
+    CaptionerSettings,
+    EndpointCaptioner,
+    Executor,
+    TableCaptioner,
+    TransformersCaptioner,
+    WritingCaptioner,
+)
+from lotlip.params.data import (
+    Column,
+    ColumnFilter,
+    Download,
+    HfDatasetSource,
+    ImageFolderSource,
+    Resize,
+    ScenesSource,
+    ShardsSource,
+    Source,
+    TableFormat,
+    UrlTableSource,
+)
 from lotlip.params.file import (
     RESERVED_NAMES,
     Params,
@@ -14,7 +34,7 @@ from lotlip.params.file import (
     parse_params,
 )
 from lotlip.params.section import Section
-from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
+from lotlip.params.training import Augment, Decode, Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
 from lotlip.params.validation import (
     ImageRules,
     JoinRules,
@@ -28,14 +48,20 @@ from lotlip.params.validation import (
 
 __all__ = [
     "RESERVED_NAMES",
+    "Augment",
     "Captioner",
     "CaptionerSettings",
+    "Column",
+    "ColumnFilter",
+    "Decode",
     "Download",
     "EndpointCaptioner",
     "Evalset",
     "Evaluate",
     "Executor",
+    "HfDatasetSource",
     "HoldoutEvalset",
+    "ImageFolderSource",
     "ImageRules",
     "JoinRules",
     "LeakRules",
@@ -46,6 +72,7 @@ __all__ = [
     "Quality",
     "RawRules",
     "Report",
+    "Resize",
     "ScenesEvalset",
     "ScenesSource",
     "Section",
@@ -53,11 +80,14 @@ __all__ = [
     "Similarity",
     "Source",
     "Storage",
+    "TableCaptioner",
+    "TableFormat",
     "Tracking",
     "Train",
     "TransformersCaptioner",
     "UrlTableSource",
     "Validate",
+    "WritingCaptioner",
     "entry",
     "load_params",
     "parse_params",

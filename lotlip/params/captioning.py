@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lotlip.params.section import Device, PositiveFloat, PositiveInt, Section, Share
+from lotlip.params.data import Column, TableFormat
+from lotlip.params.section import Device, Location, PositiveFloat, PositiveInt, Section, Share
 
 
 class CaptionerSettings(Section):
@@ -47,7 +48,32 @@ class EndpointCaptioner(CaptionerSettings):
     num_retries: Annotated[int, Field(ge=0)] = 5
 
 
-Captioner = Annotated[TransformersCaptioner | EndpointCaptioner, Field(discriminator="kind")]
+class TableCaptioner(Section):
+    """A published table of captions that others wrote, joined with the images by URL.
+
+    `layout` names the format and the URL column of a known table; what is named here comes before it. `sha256` pins
+    the table's bytes.
+    """
+
+    kind: Literal["table"]
+    path: Location
+    layout: Literal["dreamlip", "recap_long"] | None = None
+    format: TableFormat | None = None
+    url_column: Column | None = None
+    long_column: Column
+    short_column: Column | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    max_failed_share: Share = 0.2
+
+    @model_validator(mode="after")
+    def _check(self) -> "TableCaptioner":
+        if self.layout is None and self.url_column is None:
+            raise ValueError("give a layout, or url_column")
+        return self
+
+
+WritingCaptioner = TransformersCaptioner | EndpointCaptioner
+Captioner = Annotated[TransformersCaptioner | EndpointCaptioner | TableCaptioner, Field(discriminator="kind")]
 
 
 class Executor(Section):

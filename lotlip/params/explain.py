@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -16,8 +17,8 @@ def nearest(key: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(known)}"
 
 
-def explain(error: ValidationError, values: dict[str, Any], where: str, top: type[Section]) -> str:
-    """All problems of a file as one message; `values` is what was read, `top` the class that refused it."""
+def problems(error: ValidationError, values: dict[str, Any], top: type[Section]) -> list[str]:
+    """A line for each problem, its key first; `values` is what was read, `top` the class that refused it."""
     lines = []
     for problem in error.errors():
         # A discriminated union puts its tag (`url_table`) into the location: it is no key of the file.
@@ -31,7 +32,7 @@ def explain(error: ValidationError, values: dict[str, Any], where: str, top: typ
             lines.append(f"{dotted}: missing")
         else:
             lines.append(f"{dotted}: {problem['msg']}, got {problem['input']!r}")
-    return f"{where}: " + "; ".join(lines)
+    return lines
 
 
 def _file_path(location: tuple[int | str, ...], values: Any) -> list[str]:
@@ -53,12 +54,18 @@ def _hint(key: str, location: tuple[int | str, ...], top: type[Section]) -> str:
     return nearest(key, [field.alias or name for name, field in section.model_fields.items()])
 
 
+def _present(annotation: Any) -> Any:
+    """What an optional section is when it is there."""
+    variants = [variant for variant in get_args(annotation) if variant is not NoneType]
+    return variants[0] if NoneType in get_args(annotation) and len(variants) == 1 else annotation
+
+
 def _descend(section: Any, part: str) -> Any:
     """The section class under `part`: a field, an entry of a named mapping, or the variant a tag names."""
     if isinstance(section, type) and issubclass(section, Section):
         for name, field in section.model_fields.items():
             if part == (field.alias or name):
-                return field.annotation
+                return _present(field.annotation)
         return None
     arguments: tuple[Any, ...] = get_args(section)
     if get_origin(section) is dict:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from lotlip.errors import ParamsError
 from lotlip.params.captioning import Captioner, Executor
 from lotlip.params.data import Download, Source
-from lotlip.params.explain import explain, nearest
+from lotlip.params.explain import problems
 from lotlip.params.section import Name, S3Url, Section
 from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, Train
 from lotlip.params.validation import Quality, Validate
@@ -93,11 +93,11 @@ def parse_params(values: Any, where: str) -> Params:
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(explain(error, values, where, Params)) from None
+        raise ParamsError(f"{where}: " + "; ".join(problems(error, values, Params))) from None
     for name in RESERVED_NAMES & params.captioners.keys():
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name in params.methods:
-        params.train_settings(name)
+        _check_augment(name, params)
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)
@@ -121,17 +121,19 @@ def entry(section: dict[str, T], what: str, name: str) -> T:
 
 
 def _override(settings: Train, changes: dict[str, Any], where: str) -> Train:
+    values = {**settings.model_dump(), **changes}
     try:
-        return Train.model_validate({**settings.model_dump(), **changes})
+        return Train.model_validate(values)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            key = str(problem["loc"][0])
-            if problem["type"] == "extra_forbidden":
-                problems.append(f"{where}.{key}: unknown key{nearest(key, Train.model_fields)}")
-            else:
-                problems.append(f"{where}.{key}: {problem['msg']}, got {problem['input']!r}")
-        raise ParamsError("; ".join(problems)) from None
+        raise ParamsError("; ".join(f"{where}.{problem}" for problem in problems(error, values, Train))) from None
+
+
+def _check_augment(method: str, params: Params) -> None:
+    if params.methods[method].image_tower == "locked" and params.train_settings(method).augment is not None:
+        raise ParamsError(
+            f"methods.{method}: augment needs image_tower: unlocked, and this tower is locked: its features are "
+            f"computed once. Leave train.augment null, and set methods.<name>.train.augment of unlocked ones."
+        )
 
 
 def _check_holdout(name: str, evalset: HoldoutEvalset, params: Params) -> None:

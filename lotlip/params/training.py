@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lotlip.params.section import Device, PositiveFloat, PositiveInt, Section, Share
+from lotlip.params.section import Device, PositiveFloat, PositiveInt, PositiveShare, Section, Share
 
 
 class ScenesEvalset(Section):
@@ -30,6 +30,26 @@ class HoldoutEvalset(Section):
 
 
 Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("expected [least, greatest]")
+    return pair
+
+
+Decode = Literal["full", "scaled"]
+Ascending = AfterValidator(_ascending)
+
+
+class Augment(Section):
+    """Random changes of training images: a crop, a flip, and operations of RandAugment, in this order."""
+
+    scale: Annotated[tuple[PositiveShare, PositiveShare], Ascending] = (0.9, 1.0)
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], Ascending] = (3 / 4, 4 / 3)
+    flip: Share = 0.0
+    num_ops: Annotated[int, Field(ge=0)] = 0
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
 
 
 class Train(Section):
@@ -57,6 +77,8 @@ class Train(Section):
     run_length: PositiveInt
     weight_raw: Annotated[float, Field(ge=0.0)]
     weight_long: Annotated[float, Field(ge=0.0)]
+    decode: Decode
+    augment: Augment | None
     device: Device
     seed: Annotated[int, Field(ge=0)]
 

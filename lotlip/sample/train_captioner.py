@@ -181,10 +181,11 @@ def train(name: str, model: Any, processor: Any, recipe: Recipe, steps: int) -> 
 def evaluate(name: str, checkpoint: Path, num_scenes: int = 500) -> dict[str, float]:
     """Generate captions of held-out scenes through the workflow's backend and compare them with the truth."""
     from lotlip.captioning.backends import open_captioner
-    from lotlip.params import load_params
+    from lotlip.params import TransformersCaptioner, load_params
 
-    settings = load_params().captioners[name].model_copy(update={"checkpoint": str(checkpoint)})
-    captioner = open_captioner(settings)
+    settings = load_params().captioners[name]
+    assert isinstance(settings, TransformersCaptioner)
+    captioner = open_captioner(settings.model_copy(update={"checkpoint": str(checkpoint)}))
     held_out = [make_scene(HELD_OUT_SEED, index) for index in range(num_scenes)]
     captions = []
     for start in range(0, num_scenes, settings.batch_size):

@@ -23,7 +23,7 @@ from tokenizers.processors import TemplateProcessing
 
 from lotlip.errors import ModelError, ParamsError, ShapeError
 from lotlip.records import content_key, read_json, write_json
-from lotlip.storage import local_folder
+from lotlip.storage import local_path
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SETTINGS_FILE = "tokenizer_config.json"
@@ -283,7 +283,7 @@ def _template(backend: Tokenizer, vocabulary: _Vocabulary, num_corner_tokens: in
 
 
 def _find_file(source: str, revision: str | None, names: tuple[str, ...] = ("tokenizer.json", "vocab.txt")) -> Path:
-    source = local_folder(source)
+    source = str(local_path(source))
     if Path(source).is_dir():
         for name in names:
             if (Path(source) / name).is_file():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lotlip.data.manifest import Manifest, Shard
-from lotlip.data.tables import CAPTION_REASONS, read_table
+from lotlip.data.tables import CAPTION_REASONS, FILTERED, read_table
 from lotlip.errors import DataError
 from lotlip.validation.raw_texts import FindLanguages, has_markup
 from lotlip.validation.texts import CountTokens, raw_word_recall
@@ -26,8 +26,9 @@ EXCERPT = 80  # characters
 def image_table(images: Sequence[Manifest]) -> "pd.DataFrame":
     """A row for every requested sample of every source, in order of sources and shards.
 
-    Adds `shard`, and as 0/1 numbers `failed`, `undecodable` (empty where nothing was fetched) and `duplicate` (an
-    earlier image has the same bytes; empty where there is no image).
+    Rows that a filter of their source left out are not there: nobody wanted them. Adds `shard`, and as 0/1 numbers
+    `failed`, `undecodable` (empty where nothing was fetched) and `duplicate` (an earlier image has the same bytes;
+    empty where there is no image).
 
     Raises:
         DataError: a table does not fit its tar, or there is no image at all.
@@ -118,6 +119,7 @@ def _images_of(manifest: Manifest, shard: Shard) -> "pd.DataFrame":
             f"{manifest.path(shard, 'table')} has {found} successful rows, its tar {shard.num_samples} "
             "samples: run its download stage again."
         )
+    table = table[~table["error"].fillna("").str.startswith(FILTERED)].reset_index(drop=True)
     if table["url"].isna().all():  # a source that knows no URLs
         table["url"] = ""
     for side in ("width", "height"):  # an image without a size counts as too small

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lotlip.errors import DataError
-from lotlip.storage import local_folder
+from lotlip.storage import local_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -65,7 +65,7 @@ def raw_word_recall(raw: str, long: str) -> float:
 def _open_tokenizer(name: str, revision: str | None) -> "Tokenizer":
     from tokenizers import Tokenizer
 
-    name = local_folder(name)
+    name = str(local_path(name))
     folder = Path(name)
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         raise DataError(

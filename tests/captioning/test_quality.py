@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lotlip.captioning.captioner import EMPTY, Caption, failed
@@ -55,6 +57,18 @@ def test_loops_of_every_length_up_to_twelve_words() -> None:
         assert has_loop(["a", *phrase * 4, "b"])
         assert not has_loop(["a", *phrase * 3, *phrase[:-1], "b"])
     assert not has_loop([f"w{i}" for i in range(13)] * 4)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=60), st.lists(st.sampled_from("abcd"), max_size=13), st.integers(2, 5))
+def test_loops_are_found_as_by_counting_every_place(words: list[str], phrase: list[str], times: int) -> None:
+    said = words[:20] + phrase * times + words[20:]
+    slow = False
+    for size in range(1, min(12, len(said) // 4) + 1):
+        same = 0
+        for i in range(size, len(said)):
+            same = same + 1 if said[i] == said[i - size] else 0
+            slow = slow or same >= 3 * size
+    assert has_loop(said) == slow
 
 
 class Drawing:

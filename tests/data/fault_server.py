@@ -32,11 +32,16 @@ def bomb(width: int, height: int) -> bytes:
 
 
 class FaultServer:
-    """Where it listens, and how often (`hits`) and when (`times`) each path was asked for."""
+    """Where it listens, how often (`hits`) and when (`times`) each path was asked for, how many requests there were
+    at one time (`peak`), and its robots.txt: status, text and other headers.
+    """
 
     def __init__(self, host: str) -> None:
         self.hits: Counter[str] = Counter()
         self.times: dict[str, list[float]] = {}
+        self.robots: tuple[int, str, dict[str, str]] = (404, "", {})
+        self.active = self.peak = 0
+        self.lock = threading.Lock()
         self.closing = threading.Event()
         server = self
 
@@ -74,8 +79,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.owner.hits[self.path] += 1
         self.owner.times.setdefault(self.path, []).append(time.monotonic())
+        if self.path == "/robots.txt":
+            status, text, headers = self.owner.robots
+            return self.send(status, text.encode(), **headers)
+        with self.owner.lock:
+            self.owner.active += 1
+            self.owner.peak = max(self.owner.peak, self.owner.active)
         fault, *rest = self.path.strip("/").split("/", 1)
-        getattr(self, f"serve_{fault}")(rest[0] if rest else "")
+        try:
+            return getattr(self, f"serve_{fault}")(rest[0] if rest else "")
+        finally:
+            with self.owner.lock:
+                self.owner.active -= 1
 
     def send(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -91,8 +106,23 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(0.03)
         self.send(200, jpeg(int(number)))
 
-    def serve_status(self, status: str) -> None:
-        self.send(int(status), b"no")
+    def serve_closing(self, number: str) -> None:
+        """An image after which the connection ends."""
+        self.send(200, jpeg(int(number)), Connection="close")
+        self.close_connection = True
+
+    def serve_typed(self, rest: str) -> None:
+        """`typed/<content type with ~ for />/<number>`: an image, whatever it is said to be."""
+        kind, number = rest.split("/")
+        self.send(200, jpeg(int(number)), Content_Type=kind.replace("~", "/"))
+
+    def serve_tagged(self, rest: str) -> None:
+        """`tagged/<X-Robots-Tag>/<number>`: an image with that header."""
+        tag, number = rest.split("/")
+        self.send(200, jpeg(int(number)), X_Robots_Tag=tag)
+
+    def serve_status(self, rest: str) -> None:
+        self.send(int(rest.split("/")[0]), b"no")
 
     def serve_flaky(self, rest: str) -> None:
         """`flaky/<status>/<times>/<number>`: so often the status (429 with Retry-After 1), then an image."""
@@ -115,9 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "100000")
         self.end_headers()
         self.close_connection = True
+        left = iter(jpeg(0, (400, 300)))
         while not self.owner.closing.wait(0.05):
             try:
-                self.wfile.write(b"x")
+                self.wfile.write(bytes([next(left)]))
                 self.wfile.flush()
             except OSError:
                 return
@@ -135,6 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         try:
+            self.wfile.write(jpeg(0))
             while not self.owner.closing.is_set():
                 self.wfile.write(bytes(65536))
         except OSError:
@@ -157,6 +189,11 @@ class _Handler(BaseHTTPRequestHandler):
         if count == 0:
             return self.send(200, jpeg(number))
         return self.send(302, Location=f"/hops/{count - 1}/{number}")
+
+    def serve_slowhops(self, rest: str) -> None:
+        time.sleep(0.4)
+        count, number = (int(part) for part in rest.split("/"))
+        return self.send(302, Location=f"/slowhops/{count - 1}/{number}" if count else f"/ok/{number}")
 
     def serve_to(self, target: str) -> None:
         self.send(302, Location=target.replace("~", "/"))

@@ -18,11 +18,21 @@ def settings(**changes: Any) -> Download:
     values: dict[str, Any] = {
         "shard_size": 4,
         "concurrency": 8,
+        "workers": None,
+        "max_per_host": 8,
+        "host_interval_s": 0.0,
+        "max_connect_failures": 10,
+        "connect_timeout_s": 5.0,
+        "read_timeout_s": 10.0,
         "timeout_s": 10.0,
         "num_retries": 1,
+        "user_agent": "lotlip-download",
+        "respect_robots": False,
+        "allow_private_hosts": True,
         "max_bytes": 200_000,
         "max_pixels": 1_000_000,
-        "allow_private_hosts": True,
+        "resize": None,
+        "near_duplicate_bits": 4,
         "max_failed_share": 1.0,
     }
     return Download.model_validate({**values, **changes})

@@ -71,10 +71,17 @@ def test_rows_become_shards_in_the_order_of_the_table(tmp_path: Path) -> None:
         "failed_to_download": 0,
         "failed_to_decode": 0,
         "rejected": 0,
+        "filtered": 0,
         "failed_share": 0.0,
         "shards": 3,
         "bytes": sum(shard.files["tar"].num_bytes for shard in manifest.shards),
         "errors": {},
+        "duplicates": {  # one colour each: no shape that would tell them apart
+            "exact": 0,
+            "near": 8,
+            "near_bits": 4,
+            "largest": [{"images": 9, "keys": [row.key for row in table]}],
+        },
     }
     assert not [path for path in (tmp_path / "work").iterdir() if path.name != "lock"]
 

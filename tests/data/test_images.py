@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lotlip.data.images import check_image, eval_transform, open_rgb, perceptual_hash
+from lotlip.data.images import (
+    check_image,
+    eval_transform,
+    has_image_magic,
+    normalise,
+    open_rgb,
+    perceptual_hash,
+)
 from lotlip.errors import DataError
+from lotlip.params import Resize
+from lotlip.records import sha256_bytes
 from tests.data.fault_server import bomb, jpeg
 
 MANY = 10_000_000
@@ -123,6 +132,16 @@ def test_eval_transform_of_a_plain_colour_by_hand() -> None:
     assert np.allclose(tensor.numpy()[:, 3, 5], [1.0, -1.0, -0.6], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (45, 32), (90, 160)])
+def test_normalising_in_place_changes_no_bit(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    plain = (pixels.astype(np.float32) / 255.0 - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
+    tensor = normalise(pixels, mean, std)
+    assert tensor.is_contiguous()
+    assert np.array_equal(tensor.numpy(), plain.transpose(2, 0, 1))
+
+
 def distance(first: str, second: str) -> int:
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
@@ -148,3 +167,48 @@ def test_perceptual_hash_equals_a_floating_point_dct() -> None:
 
 def test_a_jpeg_from_the_test_server_is_whole() -> None:
     assert open_rgb(jpeg(3), MANY).size == (48, 40)
+
+
+@pytest.mark.parametrize("size", [(1000, 993), (640, 480), (33, 500), (8, 8)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_jpeg_checked_with_fewer_pixels_has_its_own_size_and_nearly_its_hash(
+    size: tuple[int, int], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(pattern(*size), "JPEG", exif=exif, quality=90)
+    picture, whole = check_image(data, MANY), open_rgb(data, MANY)
+    assert picture.data == data
+    assert (picture.width, picture.height) == whole.size
+    assert (int(picture.phash, 16) ^ int(perceptual_hash(whole), 16)).bit_count() <= 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize(("mode", "expected"), [("shortest", (150, 100)), ("longest", (100, 67))])
+def test_larger_images_become_smaller_jpegs(kind: str, mode: str, expected: tuple[int, int]) -> None:
+    data = encode(pattern(600, 400), kind)
+    picture = check_image(data, MANY, Resize(size=100, mode=mode, quality=90))
+    stored = Image.open(io.BytesIO(picture.data))
+    assert (picture.extension, stored.format, stored.size) == ("jpg", "JPEG", expected)
+    assert (picture.width, picture.height, picture.sha256) == (*expected, sha256_bytes(picture.data))
+    reference = np.asarray(open_rgb(data, MANY).resize(expected, Image.Resampling.LANCZOS), dtype=float)
+    assert np.abs(np.asarray(stored, dtype=float) - reference).mean() < 2
+    assert (int(picture.phash, 16) ^ int(perceptual_hash(stored.convert("RGB")), 16)).bit_count() <= 2
+    assert check_image(data, MANY, Resize(size=100, mode=mode, quality=90)) == picture
+
+
+def test_no_image_is_enlarged_and_a_turned_one_stays_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(pattern(600, 400), "JPEG", exif=exif)
+    for size, mode in ((400, "shortest"), (600, "longest"), (1000, "longest")):
+        assert check_image(data, MANY, Resize(size=size, mode=mode, quality=90)).data == data
+    picture = check_image(data, MANY, Resize(size=150, mode="longest", quality=90))
+    assert (picture.width, picture.height) == open_rgb(picture.data, MANY).size == (100, 150)
+
+
+def test_magic_of_readable_formats() -> None:
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        assert has_image_magic(encode(pattern(20, 10), kind)[:16])
+    for start in (b"", b"<html>", b"RIFF1234WAVEfmt ", b"%PDF-1.7", b"II*\0"):
+        assert not has_image_magic(start)

@@ -126,7 +126,7 @@ def test_rows_without_enough_columns_or_url_are_rejected(tmp_path: Path) -> None
         ("link,text\nu,c\n", "csv", ("url", "text"), "no column 'url'; it has link, text"),
         ("a\tu\n", "tsv", (5, 0), "no column 5: it has 2"),
         ("a\tu\n", "tsv", (-1, 0), "no column -1"),
-        ("url,c\n", "csv", ("url", 1), "mix a name with a number"),
+        ("url,c\n", "csv", ("url", 1), "mix names with numbers"),
         ('url,c\nu,"never closed\nu2,b\n', "csv", ("url", "c"), "line 3: .*Mend the quotes"),
         ("no parquet", "parquet", ("url", "c"), "not readable as parquet"),
     ],

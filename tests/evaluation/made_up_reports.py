@@ -43,6 +43,7 @@ def download_report(source: str) -> dict[str, Any]:
         "failed_to_download": 100,
         "failed_to_decode": 8,
         "rejected": 2,
+        "filtered": 0,
         "failed_share": 0.055,
         "shards": 4,
         "bytes": 12_345_678,

@@ -20,7 +20,7 @@ from lotlip.evaluation.tables import (
     to_csv,
     to_markdown,
 )
-from tests.evaluation.made_up_reports import put, write_reports
+from tests.evaluation.made_up_reports import caption_report, download_report, put, write_reports
 
 
 def test_csv_has_a_row_a_method_and_one_for_chance(tmp_path: Path) -> None:
@@ -126,3 +126,19 @@ def test_every_loss_is_counted(tmp_path: Path) -> None:
     assert losses["train@lotlip", "pairs that fill no batch"].count == 1600
     assert losses["train@lotlip", "samples without a long text"].count == 30
     assert ("train@lit", "samples without a long text") not in losses
+
+
+def test_filters_and_imported_tables_have_lines_of_their_own(tmp_path: Path) -> None:
+    params = write_reports(tmp_path)
+    errors = {"filtered: punsafe": 700, "HTTP 404": 90, "timeout": 10}
+    counts = {"requested": 2000, "success": 1200, "rejected": 700, "filtered": 700, "errors": errors}
+    put(tmp_path / "download" / "scenes.json", {**download_report("scenes"), **counts})
+    table = {"sha256": "0", "rows": 50, "matched": 30, "repeated": 4, "without_image": 15, "unreadable": 1}
+    put(tmp_path / "recaption" / "llava.json", {**caption_report(), "table": table})
+    losses = {(loss.where, loss.what): loss for loss in data_losses(read_results(params, tmp_path))}
+    fetched = losses["download@scenes", "images not fetched"]
+    assert (fetched.count, fetched.total, fetched.why) == (100, 1300, "HTTP 404: 90, timeout: 10")
+    filtered = losses["download@scenes", "rows left out by filters"]
+    assert (filtered.count, filtered.total, filtered.why) == (700, 2000, "filtered: punsafe: 700")
+    unused = losses["recaption@llava", "rows of the table not used"]
+    assert (unused.count, unused.total, unused.why) == (20, 50, "without_image: 15, repeated: 4, unreadable: 1")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lotlip.data import fetch
+from lotlip.data import addresses, fetch
 from lotlip.data.download import download_source
 from lotlip.data.manifest import read_manifest
 from lotlip.data.tables import Row, read_rows
@@ -127,7 +127,7 @@ def test_private_hosts_are_refused_by_address_and_by_name(tmp_path: Path) -> Non
 
 def test_a_redirect_to_a_private_address_is_refused_at_its_hop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 plays the public server, 127.0.0.2 the private one: only the rule is moved, not the check."""
-    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")
     with running_server("127.0.0.1") as public, running_server("127.0.0.2") as private:
         target = f"{private.url}/ok/2".replace("/", "~")
         row = one(tmp_path, public, f"to/{target}", allow_private_hosts=False)
@@ -161,7 +161,7 @@ def test_a_redirect_to_a_private_address_is_refused_at_its_hop(tmp_path: Path, m
     ],
 )
 def test_which_addresses_are_public(address: str, expected: bool) -> None:
-    assert fetch.is_public(address) is expected
+    assert addresses.is_public(address) is expected
 
 
 def test_above_the_ceiling_the_next_run_tries_only_the_failed_rows_again(tmp_path: Path) -> None:

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from lotlip import storage
 from lotlip.captioning.backends import open_captioner
 from lotlip.captioning.shards import caption_shards
 from lotlip.captioning.tables import read_captions
 from lotlip.data import packing
 from lotlip.data.download import download_source
 from lotlip.data.manifest import read_manifest
+from lotlip.data.repair import repair_dataset
 from lotlip.data.shards import ShardReader
 from lotlip.data.tables import read_rows
+from lotlip.data.verify import verify_dataset
 from lotlip.errors import DataError, StorageError
 from lotlip.leases import leased
 from lotlip.params import Download, ScenesSource, load_params
-from lotlip.storage import _client_of
 from tests.captioning.samples import captioner_params
 from tests.captioning.tiny import build_tiny_llava
 from tests.s3_server import BUCKET, S3Server, running_s3, s3, s3_process, use
@@ -143,7 +145,7 @@ def test_an_outage_stops_the_stage_with_a_message_and_the_next_run_goes_on(
         download(tmp_path, root)
         assert len(contents(tmp_path / "out")) == NUM
         server.stop()
-        _client_of.cache_clear()
+        storage._client_of.cache_clear()
         monkeypatch.setenv("LOTLIP_CACHE_DIR", str(tmp_path / "empty"))
         with pytest.raises(StorageError, match="cannot be used"):
             contents(tmp_path / "out")
@@ -163,6 +165,31 @@ def test_two_runs_on_one_storage_and_the_second_is_told(s3: S3Server, tmp_path: 
     with leased(f"{root}/leases/work/scenes"), pytest.raises(DataError, match="Another run is at work"):
         download(tmp_path, root)
     download(tmp_path, root)
+
+
+def test_verify_reads_the_objects_anew_and_repair_leaves_them_there(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download(tmp_path, f"s3://{BUCKET}/{time.time_ns()}")
+    assert not verify_dataset(tmp_path / "out").problems
+    shards = read_manifest(tmp_path / "out", "images").shards
+    damaged, missing = shards[0].files["tar"].path, shards[2].files["table"].path
+    s3.put(damaged.removeprefix(f"s3://{BUCKET}/"), b"other bytes")
+    s3.client().delete_object(Bucket=BUCKET, Key=missing.removeprefix(f"s3://{BUCKET}/"))
+    findings = verify_dataset(tmp_path / "out")
+    assert [problem.file for problem in findings.problems] == [damaged, missing]
+    assert [shard.name for shard in findings.damaged] == ["scenes-00000", "scenes-00002"]
+    repair = repair_dataset(findings)
+    assert repair is not None
+    assert (repair.shards, repair.without_url) == (["scenes-00000", "scenes-00002"], 2 * NUM // SHARDS)
+    assert [shard.name for shard in read_manifest(tmp_path / "out").shards] == ["scenes-00001"]
+    assert storage.find_object(damaged) is not None
+    assert not verify_dataset(tmp_path / "out").problems
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage._client_of.cache_clear()
+    with pytest.raises(StorageError, match="cannot be used"):  # an outage says nothing about the files
+        verify_dataset(tmp_path / "out")
 
 
 @pytest.mark.parametrize("role", ["tar", "table"])

@@ -102,6 +102,8 @@ def make_settings(folder: Path, **changes: object) -> Train:
         run_length=2,
         weight_raw=1.0,
         weight_long=1.0,
+        decode="scaled",
+        augment=None,
         device="cpu",
         seed=0,
     )
