@@ -6,6 +6,7 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.artifacts import comparison_artifact, metrics_artifact
+from flows.artifacts import VALIDATE, comparison_artifact, stage_artifacts, validation_artifact
 from flows.graph import Stage, read_stages
-from flows.repro import Outcome, only_run, reproduce
+from flows.repro import Outcome, StageError, only_run, reproduce
 from lotlip import tracking
 from lotlip.errors import LotlipError
 from lotlip.params import Pipeline, load_params
@@ -79,8 +80,15 @@ def _run_stages(stages: list[Stage], force: bool, settings: Pipeline) -> States:
 @task(name="stage", persist_result=False, cache_policy=NO_CACHE)
 def run_stage(stage: Stage, force: bool) -> Any:
     """Bring one stage up to date with `dvc repro`, its lines going to the task's log."""
-    outcome = reproduce(stage.name, Path.cwd(), get_run_logger().info, force)
-    metrics_artifact(stage)
+    started = time.time()
+    try:
+        outcome = reproduce(stage.name, Path.cwd(), get_run_logger().info, force)
+    except StageError:
+        if stage.name == VALIDATE:  # what fails it is in its summary
+            for path in stage.metrics:
+                validation_artifact(path, since=started)
+        raise
+    stage_artifacts(stage)
     return Completed(name=_STATE_NAMES[outcome], message=f"{stage.name}: {outcome}")
 
 
@@ -88,7 +96,7 @@ def run_stage(stage: Stage, force: bool) -> Any:
 def skip_stage(stage: Stage, force: bool) -> Any:
     """Note that a stage did not change."""
     get_run_logger().info("Stage '%s' didn't change, skipping", stage.name)
-    metrics_artifact(stage)
+    stage_artifacts(stage)
     return Completed(name=UNCHANGED, message=f"{stage.name}: didn't change")
 
 

@@ -158,6 +158,24 @@ def import_captions(
 
 
 @app.command()
+def baseline(
+    name: Annotated[str, typer.Argument(help="Writes conf/baselines/NAME.json, for `validate.baseline: NAME`.")],
+) -> None:
+    """Write down how the present images and texts are distributed: later ones are held against it."""
+    from lotlip.errors import ParamsError
+    from lotlip.params import load_params
+    from lotlip.validation.drift import BASELINES, write_baseline
+    from lotlip.validation.validate import judge_rows, open_inputs
+
+    if not name.replace("_", "").isalnum() or not name.islower():
+        raise ParamsError(f"{name!r} is no name: give lower-case letters, digits and _ only.")
+    params = load_params()
+    tables, _ = judge_rows(open_inputs(params), params.validate_)
+    write_baseline(BASELINES / f"{name}.json", tables)
+    print(f"{BASELINES / name}.json is written: commit it, and set validate.baseline to {name}.")
+
+
+@app.command()
 def plan(
     images: Annotated[int, typer.Option(min=1, help="How many images are to be captioned.")],
     workers: Annotated[int, typer.Option(min=1, help="On how many workers like this machine's one.")] = 1,

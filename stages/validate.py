@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-from lotlip.data.manifest import read_manifest
 from lotlip.params import load_params
 from lotlip.records import write_json
 from lotlip.validation.summary import check_summary
-from lotlip.validation.validate import validate
+from lotlip.validation.validate import open_inputs, validate
 from stages import run
 
 
 def main() -> None:
     params = load_params()
-    images = [read_manifest(Path("data/images") / name, "images") for name in params.sources]
-    captions = {name: read_manifest(Path("data/captions") / name, "captions") for name in params.captioners}
-    docs = Path("reports/validate/docs")
-    summary = validate(images, captions, params.validate_, out=Path("data/quarantine"), docs=docs)
+    rules, docs = params.validate_, Path("reports/validate/docs")
+    summary = validate(open_inputs(params), rules, Path("data/quarantine"), docs, params.storage.root)
     write_json(Path("reports/validate/summary.json"), summary)
-    check_summary(summary, params.validate_.on_breach)
+    check_summary(summary, rules.on_breach)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,9 @@ def _row(reader: ShardReader, key: str, found: Picture | str, told: Row | None, 
         return Row(_other_key(reader, key), url, "rejected", f"key is in an earlier tar: {key}", caption)
     if isinstance(found, str):
         return Row(key, url, "failed_to_decode", found, caption)
-    return Row(key, url, "success", None, caption, found.width, found.height, found.sha256, found.phash)
+    return Row(
+        key, url, "success", None, caption, found.width, found.height, found.sha256, found.phash, found.extension
+    )
 
 
 def _items(reader: ShardReader, rows: Sequence[Row], changed: set[str], max_pixels: int) -> Iterator[Item]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _samples(items: Iterable[Item], rows: list[Row]) -> Iterator[dict[str, Any]]:
     for row, data, extension in items:
-        rows.append(row)
+        rows.append(replace(row, format=row.format or extension or None))
         if row.status == "success":
             yield {
                 "__key__": row.key,

@@ -15,14 +15,14 @@ STATUSES: tuple[Status, ...] = ("success", "failed_to_download", "failed_to_deco
 # What `reasons` of a captions table may name, joined by commas (lotlip.captioning.quality says when).
 CAPTION_REASONS = ("truncated", "repetition", "refusal", "language")
 FILTERED = "filtered: "  # the error of a row that a filter of its source left out begins so; its column comes next
-COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash")
+COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash", "format")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One requested sample. `error` is `class` or `class: detail`; sizes in pixels; hashes in hex.
 
-    `url` is where the image came from: for a folder of images, its path in there.
+    `url` is where the image came from: for a folder of images, its path in there. `format` is jpg, png or webp.
     """
 
     key: str
@@ -34,6 +34,7 @@ class Row:
     height: int | None = None
     sha256: str | None = None
     phash: str | None = None
+    format: str | None = None
 
 
 def error_class(error: str) -> str:

@@ -148,7 +148,7 @@ def _ranks(results: Results) -> Markup:
 def verdict_box(validation: Report) -> Markup:
     """Whether validation's expectations hold, in green, or which do not, in red."""
     counts, failed = validation["expectations"], validation["failed"]
-    docs = '<a href="../validate/docs/index.html">validation pages</a>'
+    docs = '<a href="../validate/docs/summary.html">validation in short, with pictures</a>'
     if not failed:
         return Markup(
             f'<div class="box good">All {counts["evaluated"]} expectations of validation hold ({docs}).</div>'

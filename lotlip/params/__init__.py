@@ -35,7 +35,16 @@ from lotlip.params.file import (
 )
 from lotlip.params.section import Section
 from lotlip.params.training import Augment, Decode, Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
-from lotlip.params.validation import ImageRules, LongRules, Quality, RawRules, Similarity, Validate
+from lotlip.params.validation import (
+    ImageRules,
+    JoinRules,
+    LeakRules,
+    LongRules,
+    Quality,
+    RawRules,
+    Similarity,
+    Validate,
+)
 
 __all__ = [
     "RESERVED_NAMES",
@@ -54,6 +63,8 @@ __all__ = [
     "HoldoutEvalset",
     "ImageFolderSource",
     "ImageRules",
+    "JoinRules",
+    "LeakRules",
     "LongRules",
     "Method",
     "Params",

@@ -15,7 +15,9 @@ from lotlip.params.section import Name, S3Url, Section
 from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, Train
 from lotlip.params.validation import Quality, Validate
 
-RESERVED_NAMES = frozenset({"image", "raw", "index"})  # what quarantine tables and Data Docs call other things
+RESERVED_NAMES = frozenset(
+    {"image", "raw", "joins", "drift", "index", "summary"}
+)  # what quarantine tables and Data Docs call other things
 
 
 class Report(Section):

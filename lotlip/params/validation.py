@@ -5,19 +5,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lotlip.params.section import Device, PositiveInt, Section, Share
+from lotlip.params.section import Device, Name, PositiveInt, Section, Share
 
 
 class ImageRules(Section):
     min_side: PositiveInt
     max_aspect: Annotated[float, Field(ge=1.0)]
+    formats: Annotated[list[Literal["jpg", "png", "webp"]], Field(min_length=1)]
     max_failed_share: Share
+    max_undecodable_share: Share
     max_duplicate_share: Share
 
 
 class RawRules(Section):
     min_tokens: Annotated[int, Field(ge=0)]
     max_tokens: PositiveInt
+    allow_markup: bool
+    languages: Annotated[list[str], Field(min_length=1)] | None
+    min_language_probability: Share
+    max_repeats: PositiveInt | None
     max_duplicate_share: Share
 
 
@@ -29,6 +35,16 @@ class LongRules(Section):
     min_raw_word_recall: Share
 
 
+class JoinRules(Section):
+    max_without_long_share: Share
+    max_incomplete_share: Share
+
+
+class LeakRules(Section):
+    max_distance: Annotated[int, Field(ge=0, le=16)]
+    max_share: Share
+
+
 class Validate(Section):
     """Thresholds that reject single samples, and ceilings that fail the stage."""
 
@@ -37,7 +53,11 @@ class Validate(Section):
     image: ImageRules
     raw: RawRules
     long: LongRules
+    joins: JoinRules
+    leaks: LeakRules
     max_rejected_share: Share
+    baseline: Name | None
+    max_drift: Share
     on_breach: Literal["fail", "report"]
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lotlip.records import publish_folder, write_text
+from lotlip.validation.offenders import Offence
 from lotlip.validation.suites import SuiteResult
+from lotlip.validation.summary import FUNNEL
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_docs(results: list[SuiteResult], summary: dict[str, Any], folder: Path) -> None:
-    """Write `index.html` and one page a suite into `folder`, replacing it."""
+def write_docs(
+    results: list[SuiteResult], summary: dict[str, Any], offences: list[Offence], max_drift: float, folder: Path
+) -> None:
+    """Write `summary.html`, `index.html` and one page a suite into `folder`, replacing it."""
     from great_expectations.render.view import DefaultJinjaPageView
     from jinja2 import Environment, FileSystemLoader
 
@@ -27,6 +31,10 @@ def write_docs(results: list[SuiteResult], summary: dict[str, Any], folder: Path
     with publish_folder(folder) as staging:
         index = ours.get_template("docs_index.j2").render(results=results, summary=summary)
         write_text(staging / "index.html", index)
+        first_look = ours.get_template("summary.j2").render(
+            summary=summary, offences=offences, max_drift=max_drift, labels=FUNNEL
+        )
+        write_text(staging / "summary.html", first_look)
         for result in results:
             page = view.render(_document(result), template="docs_suite.j2", result=result)
             write_text(staging / f"{result.name}.html", page)

@@ -3,6 +3,7 @@
 The thresholds are `validate` in params.yaml. A row may have several reasons.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lotlip.data.tables import CAPTION_REASONS
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def image_reasons(table: "pd.DataFrame", rules: ImageRules) -> "pd.DataFrame":
+def image_reasons(
+    table: "pd.DataFrame", rules: ImageRules, leaks: "pd.DataFrame", evalsets: Iterable[str] = ()
+) -> "pd.DataFrame":
     """Reasons against the images of `image_table`; a row without an image has none.
 
-    Of equal images the first is kept.
+    Of equal images the first is kept. `leaks` (of `find_leaks`) gives a reason for each evaluation set.
     """
     import pandas as pd
 
@@ -26,7 +29,9 @@ def image_reasons(table: "pd.DataFrame", rules: ImageRules) -> "pd.DataFrame":
         {
             "min_side": success & (short < rules.min_side),
             "max_aspect": success & (aspect > rules.max_aspect),
+            "format": success & ~table["format"].isin(rules.formats),
             "duplicate": success & (table["duplicate"] == 1),
+            **{f"leak:{name}": table.index.isin(leaks.loc[leaks["set"] == name, "row"]) for name in evalsets},
         }
     )
 
@@ -35,10 +40,17 @@ def raw_reasons(table: "pd.DataFrame", rules: RawRules) -> "pd.DataFrame":
     """Reasons against the raw captions of `raw_table`; a missing caption has 0 tokens."""
     import pandas as pd
 
+    foreign = pd.Series(False, table.index)
+    if "language_probability" in table:
+        foreign = table["language_probability"] < rules.min_language_probability
+
     return pd.DataFrame(
         {
             "min_tokens": table["num_tokens"] < rules.min_tokens,
             "max_tokens": table["num_tokens"] > rules.max_tokens,
+            "html": (table["markup"] == 1) & (not rules.allow_markup),
+            "language": foreign,
+            "max_repeats": table["repeats"] > (rules.max_repeats or float("inf")),
         }
     )
 

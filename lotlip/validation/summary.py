@@ -10,9 +10,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Frames = dict[str, "pd.DataFrame"]
+FUNNEL = {  # the steps of `summary["funnel"]` in words
+    "requested": "requested",
+    "fetched": "fetched",
+    "decoded": "decoded",
+    "kept": "kept",
+    "with_raw": "with a good raw caption",
+    "with_long": "with a good long text",
+    "with_every_long": "with one of every captioner",
+}
 
 
-def summarise(tables: Frames, reasons: Frames, results: list[SuiteResult]) -> dict[str, Any]:
+def summarise(tables: Frames, reasons: Frames, wholes: Frames, results: list[SuiteResult]) -> dict[str, Any]:
     """Counts, shares and means by subject, and the failed expectations with their worst rows.
 
     Shares and means are rounded to 6 digits, and None where there is nothing to measure.
@@ -20,19 +29,24 @@ def summarise(tables: Frames, reasons: Frames, results: list[SuiteResult]) -> di
     Args:
         tables: by subject: "image", "raw", then the captioners.
         reasons: by subject, boolean, rows of the table by reasons.
+        wholes: "joins" and, with a baseline, "drift".
         results: the suites' results, named as the tables.
     """
+    every = tables | wholes
     failed = [
-        _failure(result.name, outcome.check, outcome.measured, tables[result.name])
+        _failure(result.name, outcome.check, outcome.measured, every[result.name])
         for result in results
         for outcome in result.outcomes
         if not outcome.passed
     ]
     evaluated = sum(len(result.outcomes) for result in results)
     return {
+        "funnel": _funnel(tables["image"], wholes["joins"]),
         "images": _images(tables["image"], reasons["image"]),
         "raw": _texts(tables["raw"], reasons["raw"]),
         "long": {name: _texts(tables[name], reasons[name]) for name in tables if name not in ("image", "raw")},
+        "joins": {name: _mean(wholes["joins"][name]) for name in ("without_raw", "without_long", "incomplete")},
+        "drift": _drift(wholes["drift"]) if "drift" in wholes else None,
         "expectations": {"evaluated": evaluated, "passed": evaluated - len(failed), "failed": len(failed)},
         "failed": failed,
     }
@@ -56,7 +70,7 @@ def check_summary(summary: dict[str, Any], on_breach: Literal["fail", "report"])
         lines.append(f"  {_remedy(one)}")
         lines += [f"    {row}" for row in one["worst"]]
     lines.append(
-        "What was rejected is in data/quarantine; open reports/validate/docs/index.html to see more. "
+        "What was rejected is in data/quarantine; open reports/validate/docs/summary.html to see more. "
         "`validate.on_breach: report` goes on all the same and shows this in every report."
     )
     is_damaged = any(one["params"] is None for one in failed)
@@ -64,6 +78,34 @@ def check_summary(summary: dict[str, Any], on_breach: Literal["fail", "report"])
         print("warning: " + "\n".join(lines), flush=True)
         return
     raise (DataError if is_damaged else CeilingError)("\n".join(lines))
+
+
+def _funnel(images: "pd.DataFrame", joins: "pd.DataFrame") -> dict[str, int]:
+    """What is left at each step on the way from a requested image to one with all its texts."""
+    statuses = images["status"].value_counts()
+    decoded = int(statuses.get("success", 0))
+    return {
+        "requested": len(images),
+        "fetched": decoded + int(statuses.get("failed_to_decode", 0)),
+        "decoded": decoded,
+        "kept": len(joins),
+        "with_raw": int((joins["without_raw"] == 0).sum()),
+        "with_long": int((joins["without_long"] == 0).sum()),
+        "with_every_long": int((joins["incomplete"] == 0).sum()),
+    }
+
+
+def _drift(table: "pd.DataFrame") -> dict[str, Any]:
+    """Distances by measure, and the measures that only one side has."""
+    known = table[table["distance"].notna()]
+    return {
+        "distances": {row["key"]: round(row["distance"], 6) for row in known.to_dict("records")},
+        "unmatched": {row["key"]: row["note"] for row in table.to_dict("records") if row["note"]},
+    }
+
+
+def _counts(values: "pd.Series[str]") -> dict[str, int]:
+    return {str(name): int(count) for name, count in values.value_counts().sort_index().items()}
 
 
 def _images(table: "pd.DataFrame", reasons: "pd.DataFrame") -> dict[str, Any]:
@@ -74,6 +116,16 @@ def _images(table: "pd.DataFrame", reasons: "pd.DataFrame") -> dict[str, Any]:
         "failed_share": _mean(table["failed"]),
         **_verdicts(reasons, num_images),
         "duplicate_share": _mean(table["duplicate"]),
+        "undecodable_share": _mean(table["undecodable"]),
+        "statuses": _counts(table["status"]),
+        "formats": _counts(table["format"]),
+        "leak_share": _mean(table["leak"]),
+        "leaks": {
+            name.removeprefix("leak:"): int(reasons[name].sum())
+            for name in map(str, reasons.columns)
+            if name.startswith("leak:")
+        },
+        "without_phash": int(table.loc[table["status"] == "success", "phash"].isna().sum()),
     }
 
 
@@ -83,6 +135,10 @@ def _texts(table: "pd.DataFrame", reasons: "pd.DataFrame") -> dict[str, Any]:
         "duplicate_share": _mean(table["duplicate"]),
         "mean_tokens": _mean(table["num_tokens"]),
     }
+    if "markup" in table:
+        numbers["markup_share"] = _mean(table["markup"])
+    if "language" in table:
+        numbers["languages"] = _counts(table["language"])
     if "truncated" in table:
         numbers["truncated_share"] = _mean(table["truncated"])
         numbers["raw_word_recall"] = _mean(table["raw_word_recall"])

@@ -5,18 +5,20 @@ Each is a pandas frame with a row for every sample. Texts are measured shard by 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lotlip.data.manifest import Manifest, Shard
 from lotlip.data.tables import CAPTION_REASONS, FILTERED, read_table
 from lotlip.errors import DataError
+from lotlip.validation.raw_texts import FindLanguages, has_markup
 from lotlip.validation.texts import CountTokens, raw_word_recall
 
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGE_COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256")
+IMAGE_COLUMNS = ("key", "url", "status", "error", "caption", "width", "height", "sha256", "phash", "format")
 LONG_COLUMNS = ("key", "kind", "text", "finish_reason", "failure", "reasons", "captioner")
 EXCERPT = 80  # characters
 
@@ -25,7 +27,8 @@ def image_table(images: Sequence[Manifest]) -> "pd.DataFrame":
     """A row for every requested sample of every source, in order of sources and shards.
 
     Rows that a filter of their source left out are not there: nobody wanted them. Adds `shard`, and as 0/1 numbers
-    `failed` and `duplicate` (an earlier image has the same bytes; empty where there is no image).
+    `failed`, `undecodable` (empty where nothing was fetched) and `duplicate` (an earlier image has the same bytes;
+    empty where there is no image).
 
     Raises:
         DataError: a table does not fit its tar, or there is no image at all.
@@ -39,17 +42,37 @@ def image_table(images: Sequence[Manifest]) -> "pd.DataFrame":
         folders = ", ".join(str(manifest.folder) for manifest in images)
         raise DataError(f"There is no image to validate in {folders}: reports/download says why all failed.")
     table["failed"] = (~success).astype(float)
+    undecodable = table["status"] == "failed_to_decode"
+    table["undecodable"] = undecodable.astype(float).where(success | undecodable)
     repeated = table[success & table["sha256"].notna()].duplicated("sha256")
     table["duplicate"] = repeated.reindex(table.index[success], fill_value=False).astype(float)
     return table
 
 
-def raw_table(kept: "pd.DataFrame", count_tokens: CountTokens) -> "pd.DataFrame":
-    """Raw captions of the kept images: `shard, key, caption, num_tokens, duplicate`, `raw` (excerpt)."""
+def raw_table(
+    kept: "pd.DataFrame", count_tokens: CountTokens, find_languages: FindLanguages | None = None
+) -> "pd.DataFrame":
+    """Raw captions of the kept images: `shard, key, caption`, `raw` (excerpt) and measures.
+
+    These are `num_tokens`, `repeats` (kept images with this caption), 0/1 columns `duplicate` and `markup`, and with
+    `find_languages` the `language` and `language_probability` (of the allowed ones). Without a caption all but the
+    tokens are empty.
+    """
+    import pandas as pd
+
     table = kept[["shard", "key", "caption"]].copy()
     texts = table["caption"].fillna("").tolist()
     table["num_tokens"] = _floats(count_tokens(texts))
     table["duplicate"] = _repeats(texts)
+    found = [bool(text.strip()) for text in texts]
+    counts = Counter(texts)
+    table["repeats"] = _floats([counts[text] for text in texts], found)
+    table["markup"] = _floats([has_markup(text) for text in texts], found)
+    if find_languages is not None:
+        languages = find_languages(texts)
+        names = [name if is_text else None for (name, _), is_text in zip(languages, found, strict=True)]
+        table["language"] = pd.Series(names, table.index, dtype="str")
+        table["language_probability"] = _floats([share for _, share in languages], found)
     table["raw"] = [text[:EXCERPT] for text in texts]
     return table
 

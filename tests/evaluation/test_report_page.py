@@ -73,7 +73,7 @@ def test_page_is_well_formed_and_needs_no_network(folder: Path) -> None:
         "#captions",
         "#data",
         "#settings",
-        "../validate/docs/index.html",
+        "../validate/docs/summary.html",
     }
     inside = [base64.b64decode(link.partition(",")[2]) for link in pictures]
     assert inside == [(folder / name).read_bytes() for name in ("recall.png", "training.png")]

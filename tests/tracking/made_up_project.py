@@ -12,6 +12,35 @@ import yaml
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 METHODS = ("lit", "lit_long", "lotlip")
+VALIDATION = {
+    "funnel": {
+        "requested": 2000,
+        "fetched": 1995,
+        "decoded": 1990,
+        "kept": 1986,
+        "with_raw": 1980,
+        "with_long": 1974,
+        "with_every_long": 1974,
+    },
+    "images": {"rejected_by": {"min_side": 1, "leak:long": 3}, "leaks": {"long": 3, "short": 0}, "leak_share": 0.0015},
+    "raw": {"rejected_by": {"html": 4, "language": 2}, "markup_share": 0.002, "languages": {"en": 1980, "de": 6}},
+    "drift": {
+        "distances": {"width": 0.0, "long_tokens_llava": 0.25},
+        "unmatched": {"long_tokens_mine": "not in the baseline"},
+    },
+    "expectations": {"evaluated": 30, "passed": 29, "failed": 1},
+    "failed": [
+        {
+            "suite": "drift",
+            "column": "distance",
+            "says": "largest drift from the baseline",
+            "measured": 0.25,
+            "limit": "at most 0.2 is allowed",
+            "params": "validate.max_drift",
+            "worst": ["'long_tokens_llava' of baseline sample: distance 0.25"],
+        }
+    ],
+}
 SCORES = {"lit": 21.0, "lit_long": 43.5, "lotlip": 47.0}
 
 
@@ -25,9 +54,10 @@ def make_project(root: Path, methods: tuple[str, ...] = METHODS, steps: int = 20
     write(root, "data/quarantine/manifest.json", {"kind": "quarantine", "shards": []})
     write(root, "reports/download/scenes.json", {"images": 2000, "statuses": {"success": 1990}})
     write(root, "reports/recaption/llava.json", {"texts": 1990, "failed": 3, "tokens_per_text": 71.5})
-    write(root, "reports/validate/summary.json", {"success": True, "rejected": {"image": 1, "llava": 12}})
+    write(root, "reports/validate/summary.json", VALIDATION)
     (root / "reports/validate/docs").mkdir()
     (root / "reports/validate/docs/index.html").write_text("<h1>Data Docs</h1>")
+    (root / "reports/validate/docs/summary.html").write_text("<h1>Validation in short</h1>")
     write(root, "reports/evalset/long.json", {"num_images": 300, "num_texts": 300})
     for method in methods:
         write_method(root, method, steps)

@@ -14,7 +14,15 @@ import yaml
 from lotlip.errors import DataError
 from lotlip.records import sha256_file
 from lotlip.tracking import TrackSummary, default_uri, track
-from tests.tracking.made_up_project import SCORES, curve_row, make_project, save_tiny_model, write, write_lock
+from tests.tracking.made_up_project import (
+    SCORES,
+    VALIDATION,
+    curve_row,
+    make_project,
+    save_tiny_model,
+    write,
+    write_lock,
+)
 
 METHODS = ("lit", "lotlip")
 SECRET = "hunter2-very-secret"
@@ -109,8 +117,28 @@ def test_datasets_carry_the_manifests_digests(project: Path, summary: TrackSumma
 def test_files_are_logged(project: Path, summary: TrackSummary) -> None:
     folder = project / "mlruns" / summary.parent_run_id / "artifacts"
     assert (folder / "validate/docs/index.html").read_text() == "<h1>Data Docs</h1>"
+    assert (folder / "validate/docs/summary.html").is_file()
+    assert json.loads((folder / "validate/summary.json").read_text()) == VALIDATION
     assert (folder / "report/comparison.csv").is_file()
     assert "train@lotlip" in json.loads((folder / "dvc.lock.json").read_text())
+
+
+def test_what_validation_found_is_numbers_to_compare(project: Path, summary: TrackSummary) -> None:
+    expected = {
+        "funnel/kept": 1986,
+        "images/leaks/long": 3,
+        "images/leaks/short": 0,
+        "images/rejected_by/leak:long": 3,
+        "raw/rejected_by/html": 4,
+        "raw/rejected_by/language": 2,
+        "raw/languages/de": 6,
+        "drift/distances/long_tokens_llava": 0.25,
+        "expectations/failed": 1,
+    }
+    of_stage, of_parent = metrics(project, "validate"), metrics(project, f"pipeline {summary.state[:8]}")
+    for name, value in expected.items():
+        assert of_stage[name] == value
+        assert of_parent[f"validate/{name}"] == value
 
 
 def test_the_model_loads_and_embeds(project: Path, summary: TrackSummary, monkeypatch: pytest.MonkeyPatch) -> None:

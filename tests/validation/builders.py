@@ -1,31 +1,36 @@
 """Small datasets written by hand: image folders, caption folders, a tokenizer that splits words."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from lotlip.captioning.captioner import Caption
 from lotlip.captioning.quality import find_reasons
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
+from lotlip.data.shards import encode_png, write_tar
 from lotlip.params import Validate
 from lotlip.validation.summary import summarise
-from lotlip.validation.validate import judge_rows, judge_tables, validate
+from lotlip.validation.validate import Inputs, judge_rows, judge_tables, validate, whole_tables
 
 Row = dict[str, Any]
 
 IMAGE_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("key", "url", "status", "error", "caption")]
-    + [("width", pa.int32()), ("height", pa.int32()), ("sha256", pa.string()), ("phash", pa.string())]
+    + [("width", pa.int32()), ("height", pa.int32())]
+    + [(name, pa.string()) for name in ("sha256", "phash", "format")]
 )
 LONG_SCHEMA = pa.schema(
     [("key", pa.string()), ("kind", pa.string()), ("text", pa.string()), ("num_tokens", pa.int32())]
     + [(name, pa.string()) for name in ("finish_reason", "failure", "reasons", "captioner")]
 )
-LONG = "A red circle lies on the left of a small blue square in front of a grey wall."  # 17 words, 18 tokens
+LONG = "A red circle lies on the left of a small blue square in front of a grey wall."  # 18 words, 19 tokens
 
 
 def write_tokenizer(folder: Path) -> str:
@@ -55,13 +60,14 @@ def image(key: str, **changes: Any) -> dict[str, Any]:
         "height": 96,
         "sha256": f"bytes of {key}",
         "phash": None,
+        "format": "png",
         **changes,
     }
 
 
 def lost(key: str, status: str = "failed_to_download") -> dict[str, Any]:
     """A row of a requested image that there is not."""
-    return image(key, status=status, error="HTTP 404", width=None, height=None, sha256=None)
+    return image(key, status=status, error="HTTP 404", width=None, height=None, sha256=None, format=None)
 
 
 def long(key: str, **changes: Any) -> dict[str, Any]:
@@ -72,12 +78,29 @@ def long(key: str, **changes: Any) -> dict[str, Any]:
     return {**row, "reasons": ",".join(find_reasons(caption))}
 
 
+def square(key: str) -> bytes:
+    """A PNG of 8 x 8 pixels in a colour that the key gives."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return encode_png(Image.new("RGB", (8, 8), tuple(digest[:3])))
+
+
+def write_evalset(folder: Path, images: dict[str, bytes]) -> Path:
+    """An evaluation set as far as the leak gate reads it."""
+    (folder / "images").mkdir(parents=True)
+    for name, data in images.items():
+        (folder / "images" / name).write_bytes(data)
+    lines = [json.dumps({"image": f"images/{name}", "texts": ["a text"]}) for name in images]
+    (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
 def write_images(folder: Path, shards: dict[str, list[dict[str, Any]]]) -> Manifest:
-    """An image folder; its tars hold no tar (validation reads tables only), but their own bytes."""
+    """An image folder; whatever a row says, its image is a square of one colour."""
     folder.mkdir(parents=True)
     entries = []
     for name, rows in shards.items():
-        (folder / f"{name}.tar").write_text(f"tar of {name} in {folder.name}")
+        kept = {row["key"]: row for row in rows if row["status"] == "success"}
+        write_tar(folder / f"{name}.tar", [{"__key__": key, "png": square(key), "txt": b""} for key in kept])
         pq.write_table(pa.Table.from_pylist(rows, IMAGE_SCHEMA), folder / f"{name}.parquet")
         files = {role: describe_file(folder, f"{name}.{end}") for role, end in (("tar", "tar"), ("table", "parquet"))}
         entries.append(Shard(name, sum(row["status"] == "success" for row in rows), files))
@@ -103,23 +126,24 @@ class Dataset:
     rules: Validate
     images: list[Row] = field(default_factory=lambda: [image(f"k{i:02}") for i in range(20)])
     longs: list[Row] = field(default_factory=lambda: [long(f"k{i:02}") for i in range(20)])
+    evalsets: dict[str, Path] = field(default_factory=dict)
+    held_out: dict[str, float] = field(default_factory=dict)
 
-    def write(self) -> tuple[Manifest, Manifest]:
+    def write(self) -> Inputs:
         images = write_images(self.folder / "images" / "s", _by_shard(self.images))
         keys = {row["key"] for row in self.images if row["status"] == "success"}
         longs = [row for row in self.longs if row["key"] in keys]
-        return images, write_captions(self.folder / "captions" / "llava", images, _by_shard(longs))
+        captions = write_captions(self.folder / "captions" / "llava", images, _by_shard(longs))
+        return Inputs([images], {"llava": captions}, self.evalsets, self.held_out)
 
     def judge(self) -> dict[str, Any]:
         """The summary alone, without pages."""
-        images, captions = self.write()
-        tables, reasons = judge_rows([images], {"llava": captions}, self.rules)
-        return summarise(tables, reasons, judge_tables(tables, self.rules))
+        tables, reasons = judge_rows(self.write(), self.rules)
+        wholes = whole_tables(tables, reasons, self.rules)
+        return summarise(tables, reasons, wholes, judge_tables(tables | wholes, self.rules))
 
     def run(self) -> dict[str, Any]:
-        images, captions = self.write()
-        folder = self.folder
-        return validate([images], {"llava": captions}, self.rules, folder / "quarantine", folder / "docs")
+        return validate(self.write(), self.rules, self.folder / "quarantine", self.folder / "docs")
 
 
 def _by_shard(rows: list[Row]) -> dict[str, list[Row]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lotlip.params import ImageRules, LongRules, RawRules, Validate
+from lotlip.params import ImageRules, JoinRules, LeakRules, LongRules, RawRules, Validate
 from tests.validation.builders import Dataset, write_tokenizer
 
 
@@ -20,8 +20,23 @@ def rules(tokenizer: str) -> Validate:
     return Validate(
         tokenizer=tokenizer,
         tokenizer_revision=None,
-        image=ImageRules(min_side=32, max_aspect=4.0, max_failed_share=0.25, max_duplicate_share=0.1),
-        raw=RawRules(min_tokens=1, max_tokens=5, max_duplicate_share=0.95),
+        image=ImageRules(
+            min_side=32,
+            max_aspect=4.0,
+            formats=["jpg", "png"],
+            max_failed_share=0.25,
+            max_undecodable_share=0.1,
+            max_duplicate_share=0.1,
+        ),
+        raw=RawRules(
+            min_tokens=1,
+            max_tokens=5,
+            allow_markup=False,
+            languages=["en"],
+            min_language_probability=0.001,
+            max_repeats=None,
+            max_duplicate_share=0.95,
+        ),
         long=LongRules(
             min_tokens=5,
             max_tokens=40,
@@ -29,7 +44,11 @@ def rules(tokenizer: str) -> Validate:
             max_duplicate_share=0.1,
             min_raw_word_recall=0.5,
         ),
+        joins=JoinRules(max_without_long_share=0.3, max_incomplete_share=0.5),
+        leaks=LeakRules(max_distance=2, max_share=0.1),
         max_rejected_share=0.2,
+        baseline=None,
+        max_drift=0.2,
         on_breach="fail",
     )
 

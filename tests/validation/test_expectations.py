@@ -7,9 +7,10 @@ import pytest
 
 from lotlip.errors import CeilingError, DataError
 from lotlip.params import Validate
-from lotlip.validation.checks import image_checks, long_checks, raw_checks
+from lotlip.records import sha256_bytes
+from lotlip.validation.checks import drift_checks, image_checks, join_checks, long_checks, raw_checks
 from lotlip.validation.summary import check_summary
-from tests.validation.builders import LONG, Dataset, long, lost
+from tests.validation.builders import LONG, Dataset, long, lost, square, write_evalset
 
 Change = Callable[[Dataset, int], None]
 
@@ -44,6 +45,19 @@ def vary_captions(dataset: Dataset, number: int) -> None:
         row["caption"] = f"red {'abcdefghijklmnopqrst'[i]}"
 
 
+def spoil_files(dataset: Dataset, number: int) -> None:
+    dataset.images[:number] = [lost(f"k{i:02}", "failed_to_decode") for i in range(number)]
+
+
+def leak(dataset: Dataset, number: int) -> None:
+    """The first images are those of an evaluation set, by their bytes."""
+    data = [square(f"k{i:02}") for i in range(number)]
+    for row, image in zip(dataset.images, data, strict=False):
+        row["sha256"] = sha256_bytes(image)
+    folder = write_evalset(dataset.folder / "evalsets/long", {f"{i}.png": image for i, image in enumerate(data)})
+    dataset.evalsets["long"] = folder
+
+
 def drop_rows(dataset: Dataset, number: int) -> None:
     del dataset.longs[:number]
 
@@ -69,9 +83,24 @@ CASES: list[tuple[str, Change, int, dict[tuple[str, str], float]]] = [
         "no caption",
         set_rows("images", caption=None),
         4,
-        {("raw", "caption"): 0.25, ("raw", "num_tokens"): 0.25},
+        {("raw", "caption"): 0.25, ("raw", "num_tokens"): 0.25, ("raw", "rejected"): 0.25},
     ),
-    ("long raw", set_rows("images", caption="red " * 6), 4, {("raw", "num_tokens"): 0.25}),
+    (
+        "long raw",
+        set_rows("images", caption="red " * 6),
+        4,
+        {("raw", "num_tokens"): 0.25, ("raw", "rejected"): 0.25},
+    ),
+    ("markup", set_rows("images", caption="&lt;"), 4, {("raw", "markup"): 0.25, ("raw", "rejected"): 0.25}),
+    (
+        "foreign",
+        set_rows("images", caption="Собака спит"),
+        4,
+        {("raw", "language_probability"): 0.25, ("raw", "rejected"): 0.25},
+    ),
+    ("other formats", set_rows("images", format="webp"), 4, {("image", "format"): 0.25, ("image", "rejected"): 0.25}),
+    ("no images", spoil_files, 2, {("image", "undecodable"): 0.15}),
+    ("leaks", leak, 2, {("image", "leak"): 0.15}),
     ("missing rows", drop_rows, 0, {("llava", "captioner"): 0.05}),
     ("doubled rows", double_rows, 0, {("llava", "key"): 2 / 21}),
     ("mixed captioners", set_rows("longs", captioner="other"), 0, {("llava", "captioner"): 2.0}),
@@ -94,7 +123,7 @@ def test_limits(dataset: Dataset, name: str, change: Change, most: int, expected
 def test_good_samples_fail_nothing(dataset: Dataset) -> None:
     summary = dataset.judge()
     assert summary["failed"] == []
-    assert summary["expectations"] == {"evaluated": 22, "passed": 22, "failed": 0}
+    assert summary["expectations"] == {"evaluated": 30, "passed": 30, "failed": 0}
 
 
 def test_repeated_keys(dataset: Dataset) -> None:
@@ -118,6 +147,26 @@ def test_raw_repeats(dataset: Dataset) -> None:
     further = Dataset(dataset.folder / "further", dataset.rules)
     vary_captions(further, 11)
     assert failures(further.judge()) == {("raw", "duplicate"): 0.55}
+
+
+def test_boilerplate(dataset: Dataset) -> None:
+    dataset.rules = dataset.rules.model_copy(update={"raw": dataset.rules.raw.model_copy(update={"max_repeats": 3})})
+    vary_captions(dataset, 2)  # one caption of 3 images
+    assert dataset.judge()["failed"] == []
+    further = Dataset(dataset.folder / "further", dataset.rules)
+    vary_captions(further, 4)  # of 5
+    assert failures(further.judge()) == {("raw", "repeats"): 0.25, ("raw", "rejected"): 0.25}
+
+
+@pytest.mark.parametrize(
+    ("rejected", "expected"), [(6, {}), (7, {"without_long": 0.35}), (11, {"without_long": 0.55, "incomplete": 0.55})]
+)
+def test_joins(dataset: Dataset, rejected: int, expected: dict[str, float]) -> None:
+    """With one captioner, an image whose text is rejected has none at all and not every one."""
+    set_rows("longs", failure="refusal")(dataset, rejected)
+    summary = dataset.judge()
+    assert summary["joins"]["incomplete"] == rejected / 20
+    assert {column: value for (suite, column), value in failures(summary).items() if suite == "joins"} == expected
 
 
 def test_unknown_status_is_found(dataset: Dataset) -> None:
@@ -175,7 +224,9 @@ def test_nothing_kept_fails(changed: Callable[..., Dataset]) -> None:
 
 
 def test_every_setting_named_by_a_check_exists(rules: Validate) -> None:
-    for check in image_checks(rules) + raw_checks(rules) + long_checks(rules):
+    rules = rules.model_copy(update={"raw": rules.raw.model_copy(update={"max_repeats": 3})})
+    checks = [*image_checks(rules), *raw_checks(rules), *long_checks(rules), *join_checks(rules), *drift_checks(rules)]
+    for check in checks:
         value: Any = {"validate": rules}
         for part in (check.params or "").split(".") if check.params else []:
             value = value[part] if isinstance(value, dict) else getattr(value, part)

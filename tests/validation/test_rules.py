@@ -9,17 +9,18 @@ import pytest
 from lotlip.data.manifest import read_manifest
 from lotlip.errors import DataError, ParamsError
 from lotlip.validation.quarantine import write_quarantine
-from lotlip.validation.validate import judge_rows
-from tests.validation.builders import LONG, Dataset, image, long, lost
+from lotlip.validation.validate import Inputs, judge_rows
+from tests.validation.builders import LONG, Dataset, image, long, lost, write_captions
 
 NUMBERED = " ".join([*"abcdefghijklmnopqrstuvwxyz0123456789", "red", "dog", "on", "the"])  # 40 tokens, none repeats
 
 
 def quarantined(dataset: Dataset) -> list[tuple[str, str, str]]:
     """(key, subject, reason) of everything rejected, through the written files."""
-    images, captions = dataset.write()
-    tables, reasons = judge_rows([images], {"llava": captions}, dataset.rules)
-    write_quarantine({shard.name: shard for shard in images.shards}, tables, reasons, dataset.folder / "q")
+    inputs = dataset.write()
+    [images] = inputs.images
+    tables, reasons = judge_rows(inputs, dataset.rules)
+    write_quarantine(inputs.shards, tables, reasons, dataset.folder / "q")
     manifest = read_manifest(dataset.folder / "q", "quarantine")
     assert [shard.name for shard in manifest.shards] == ["s-00000", "s-00001"]
     assert [shard.of for shard in manifest.shards] == [shard.files["tar"].sha256 for shard in images.shards]
@@ -47,6 +48,8 @@ def test_good_samples_are_all_kept_and_the_tables_are_empty(dataset: Dataset) ->
         ({"width": None, "height": None}, ["min_side"]),
         ({"sha256": "bytes of k00"}, ["duplicate"]),
         ({"sha256": None}, []),
+        ({"format": "webp"}, ["format"]),
+        ({"format": None}, ["format"]),
     ],
 )
 def test_images(dataset: Dataset, changes: dict[str, Any], reasons: list[str]) -> None:
@@ -64,7 +67,17 @@ def test_of_equal_images_the_first_is_kept_and_lost_ones_equal_nothing(dataset: 
 
 @pytest.mark.parametrize(
     ("caption", "reasons"),
-    [("", ["min_tokens"]), (None, ["min_tokens"]), ("red " * 5, []), ("red " * 6, ["max_tokens"])],
+    [
+        ("", ["min_tokens"]),
+        (None, ["min_tokens"]),
+        ("red " * 5, []),
+        ("red " * 6, ["max_tokens"]),
+        ("a <b>red</b> dog", ["max_tokens", "html"]),
+        ("red &amp; blue", ["max_tokens", "html"]),
+        ("a < b", []),
+        ("Собака спит", ["language"]),
+        ("dog", []),
+    ],
 )
 def test_raw_captions(dataset: Dataset, caption: str | None, reasons: list[str]) -> None:
     dataset.images[2]["caption"] = caption
@@ -113,16 +126,18 @@ def test_texts_of_rejected_images_are_not_judged(changed: Callable[..., Dataset]
 
 
 def test_captions_of_other_images_are_refused(dataset: Dataset) -> None:
-    images, captions = dataset.write()
-    (dataset.folder / "other").mkdir()
+    written = dataset.write()
+    [images] = written.images
     other = Dataset(dataset.folder / "other", dataset.rules)
     other.images[0]["key"] = "k0x"
-    others, _ = other.write()
-    with pytest.raises(DataError, match=r"captions 1 keys that are not in the tar \(k00\).*repro recaption@llava"):
-        judge_rows([others], {"llava": captions}, dataset.rules)
+    with pytest.raises(DataError, match=r"captions shard s-00000 of other images than .*repro recaption@llava"):
+        judge_rows(Inputs(other.write().images, written.captions), dataset.rules)
+    more = write_captions(dataset.folder / "captions/more", images, {"s-00000": [long("k99")]})
+    with pytest.raises(DataError, match=r"captions 1 keys that are not in the tar \(k99\).*repro recaption@more"):
+        judge_rows(Inputs([images], {"more": more}), dataset.rules)
     (images.folder / "s-00000.parquet").write_bytes(b"other bytes")
     with pytest.raises(DataError, match="is damaged or was changed"):
-        judge_rows([images], {"llava": captions}, dataset.rules)
+        judge_rows(written, dataset.rules)
 
 
 def test_no_image_at_all_is_an_error(dataset: Dataset) -> None:
@@ -132,6 +147,14 @@ def test_no_image_at_all_is_an_error(dataset: Dataset) -> None:
 
 
 def test_a_captioner_cannot_take_a_subjects_name(dataset: Dataset) -> None:
-    images, captions = dataset.write()
+    inputs = dataset.write()
     with pytest.raises(ParamsError, match="may not be named raw"):
-        judge_rows([images], {"raw": captions}, dataset.rules)
+        judge_rows(Inputs(inputs.images, {"raw": inputs.captions["llava"]}), dataset.rules)
+
+
+def test_a_caption_of_too_many_images_is_boilerplate(changed: Callable[..., Dataset]) -> None:
+    dataset = changed("images", 20, caption="red dog")
+    for row in dataset.images[:3]:
+        row["caption"] = "dog"
+    dataset.rules = dataset.rules.model_copy(update={"raw": dataset.rules.raw.model_copy(update={"max_repeats": 16})})
+    assert quarantined(dataset) == [(f"k{i:02}", "raw", "max_repeats") for i in range(3, 20)]
