@@ -1,7 +1,6 @@
 """Images that a source holds more than once: with equal bytes, or with nearly equal perceptual hashes."""
 
 from collections.abc import Sequence
-from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lotlip.data.manifest import Shard
+from lotlip.data.near_duplicates import Hashes, Labels, near_groups
 from lotlip.data.tables import read_records
 
 _MAX_GROUPS = 10
 _MAX_KEYS = 20
-_MAX_PAIRS = 1 << 20  # gathered before they are joined to groups
-
-Hashes = NDArray[np.uint64]
-Labels = NDArray[np.int64]
 
 
 def count_duplicates(folder: Path, shards: Sequence[Shard], bits: int) -> dict[str, Any]:
@@ -40,56 +36,6 @@ def count_duplicates(folder: Path, shards: Sequence[Shard], bits: int) -> dict[s
         "near_bits": bits,
         "largest": _largest(keys, labels),
     }
-
-
-def near_groups(hashes: Hashes, bits: int) -> Labels:
-    """Number the groups of hashes that are joined by steps of at most `bits` different bits.
-
-    Of `bits` + 2 bands of the 64 bits, two hashes that differ in `bits` places agree in two bands at least. So only
-    hashes with two equal bands are compared, not all pairs.
-
-    Args:
-        hashes: uint64 [n].
-
-    Returns:
-        int64 [n]: equal numbers for the members of one group.
-    """
-    unique, inverse = np.unique(hashes, return_inverse=True)
-    labels = np.arange(len(unique), dtype=np.int64)
-    edges = np.linspace(0, 64, bits + 3).astype(int)
-    bands = [((1 << int(end)) - 1) ^ ((1 << int(start)) - 1) for start, end in pairwise(edges)]
-    for one, other in combinations(bands, 2):
-        labels = _join_near(unique, labels, np.uint64(one | other), bits)
-    return labels[inverse]
-
-
-def _join_near(hashes: Hashes, labels: Labels, mask: np.uint64, bits: int) -> Labels:
-    """Join the groups of near hashes that are equal under the mask."""
-    masked = hashes & mask
-    order = np.argsort(masked, kind="stable")
-    masked = masked[order]
-    at, shift, pairs, num_pairs = np.arange(len(hashes)), 0, [], 0
-    while len(at):  # each hash with the next of its run, the one after the next, and so on
-        shift += 1
-        at = at[at + shift < len(hashes)]
-        at = at[masked[at] == masked[at + shift]]
-        left, right = order[at], order[at + shift]
-        is_near = (np.bitwise_count(hashes[left] ^ hashes[right]) <= bits) & (labels[left] != labels[right])
-        pairs.append((left[is_near], right[is_near]))
-        num_pairs += int(is_near.sum())
-        if num_pairs >= _MAX_PAIRS:
-            labels, pairs, num_pairs = _join(labels, pairs), [], 0
-    return _join(labels, pairs) if num_pairs else labels
-
-
-def _join(labels: Labels, pairs: list[tuple[Labels, Labels]]) -> Labels:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    left, right = (labels[np.concatenate(side)] for side in zip(*pairs, strict=True))
-    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(len(labels), len(labels)))
-    _, joined = connected_components(graph, directed=False)
-    return np.asarray(joined, dtype=np.int64)[labels]
 
 
 def _largest(keys: NDArray[np.bytes_], labels: Labels) -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotlip.data.duplicates import _MAX_PAIRS, count_duplicates, near_groups
+from lotlip.data.duplicates import count_duplicates
+from lotlip.data.near_duplicates import _MAX_PAIRS, near_groups
 from lotlip.data.packing import Item, pack_shard
 from lotlip.data.repeats import FirstRows
 from lotlip.data.tables import Row
