@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks.jpeg_shards import Transform, make_shards, nothing, pixels
 from benchmarks.timing import compare, save
-from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader
-from lotlip.data.order import EpochOrder, OrderKind
-from lotlip.data.pixels import PixelSource
+from lotlip.data.loading.image_reader import ImageReader
+from lotlip.data.loading.loader import Loader
+from lotlip.data.loading.order import EpochOrder, OrderKind
+from lotlip.data.loading.pixels import PixelSource
 
 NUM_SHARDS, SIZE, BATCH = 8, 100, 50
 

@@ -29,12 +29,12 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from benchmarks.jpeg_shards import Transform, make_shards, nothing, pixels
 from benchmarks.timing import save
-from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader
+from lotlip.data.loading.image_reader import ImageReader
+from lotlip.data.loading.loader import Loader
+from lotlip.data.loading.order import EpochOrder
+from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import read_manifest
-from lotlip.data.order import EpochOrder
-from lotlip.data.pixels import PixelSource
-from lotlip.data.samples import Sample
 
 NUM_SHARDS, SIZE, BATCH, WORKERS = 20, 500, 50, 2
 ROUNDS = 3

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from lotlip.data.images import open_rgb
+from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
-from lotlip.data.samples import Sample
 from lotlip.data.shards import encode_png, write_tar
 from lotlip.model.image_tower import ImageSettings
 from lotlip.sample.scenes import make_scene, render

@@ -219,8 +219,8 @@ def verify(
     """Read every byte of a dataset and name all that is damaged, missing or does not fit; status 1 if anything is."""
     from dataclasses import asdict
 
-    from lotlip.data.repair import repair_dataset
-    from lotlip.data.verify import verify_dataset
+    from lotlip.data.verify.datasets import verify_dataset
+    from lotlip.data.verify.repair import repair_dataset
     from lotlip.records import write_json
 
     findings = verify_dataset(manifest, images or ())

@@ -13,8 +13,8 @@ def main(name: str) -> None:
 
     import transformers
 
+    from lotlip.data.loading.samples import join_samples
     from lotlip.data.manifest import read_manifest
-    from lotlip.data.samples import join_samples
     from lotlip.records import write_json
     from lotlip.tracking import follow_training
     from lotlip.training.callbacks import Callback, ConsoleProgress, EventLog

@@ -30,8 +30,8 @@ from lotlip.captioning.report import caption_report
 from lotlip.captioning.shards import HERE
 from lotlip.captioning.tables import make_row, read_captions, write_captions
 from lotlip.data.manifest import Manifest, Shard
-from lotlip.data.table_files import Record, Wanted, fingerprint, read_cells
-from lotlip.data.table_layouts import LAYOUTS
+from lotlip.data.sources.table_files import Record, Wanted, fingerprint, read_cells
+from lotlip.data.sources.table_layouts import LAYOUTS
 from lotlip.data.tables import read_table
 from lotlip.errors import DataError
 from lotlip.executor import run_tasks

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lotlip.data.duplicates import count_duplicates
-from lotlip.data.imports import find_files, import_shards
 from lotlip.data.manifest import Shard
 from lotlip.data.packing import publish
-from lotlip.data.table_files import fingerprint
+from lotlip.data.sources.shard_folders import find_files, import_shards
+from lotlip.data.sources.table_files import fingerprint
 from lotlip.data.tables import FILTERED, STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError
 from lotlip.leases import at_work
@@ -71,7 +71,7 @@ def download_source(
     with at_work(work, root):
         folder.mkdir(parents=True, exist_ok=True)
         if retry and isinstance(source, UrlTableSource):
-            from lotlip.data.reopening import reopen_published
+            from lotlip.data.web.reopening import reopen_published
 
             reopen_published(source, settings, out, folder, retry)
         shards = _make_shards(source, name, settings, folder)
@@ -111,23 +111,23 @@ def summarise(folder: Path, shards: Sequence[Shard]) -> dict[str, Any]:
 def _make_shards(source: Source, name: str, settings: Download, folder: Path) -> list[Shard]:
     match source:
         case ScenesSource():
-            from lotlip.data.rendering import render_scenes
+            from lotlip.data.sources.scenes import render_scenes
 
             return render_scenes(source, name, settings, folder)
         case UrlTableSource():
-            from lotlip.data.url_download import download_table
+            from lotlip.data.web.url_download import download_table
 
             return download_table(source, name, settings, folder)
         case ShardsSource():
             return import_shards(source, name, settings, folder)
         case ImageFolderSource():
-            from lotlip.data.candidates import pack_candidates
-            from lotlip.data.image_folders import find_images
+            from lotlip.data.sources.candidates import pack_candidates
+            from lotlip.data.sources.image_folders import find_images
 
             return pack_candidates(find_images(source, settings.max_bytes), name, settings, folder)
         case HfDatasetSource():
-            from lotlip.data.candidates import pack_candidates
-            from lotlip.data.hf_datasets import find_rows
+            from lotlip.data.sources.candidates import pack_candidates
+            from lotlip.data.sources.hf_datasets import find_rows
 
             return pack_candidates(find_rows(source), name, settings, folder)
 
@@ -136,7 +136,7 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
     if report["success"] and report["failed_share"] <= ceiling:
         return
     if report["kind"] == "url_table":
-        from lotlip.data.reopening import reopen_failed
+        from lotlip.data.web.reopening import reopen_failed
 
         reopen_failed(folder, shards)
     frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lotlip.data.loading.samples import is_held_out
 from lotlip.data.manifest import read_manifest
-from lotlip.data.samples import is_held_out
 from lotlip.data.shards import ShardReader, encode_png
 from lotlip.errors import DataError
 from lotlip.params import ScenesEvalset

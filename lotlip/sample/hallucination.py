@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lotlip.data.manifest import read_manifest
-from lotlip.data.sources import sample_key
+from lotlip.data.sources.requests import sample_key
 from lotlip.errors import DataError, LotlipError
 from lotlip.evaluation.agreement import support
 from lotlip.params import ScenesSource, entry, load_params

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lotlip.data.images import eval_transform, open_rgb
+from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard
-from lotlip.data.samples import Sample
 from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
 from lotlip.model.image_tower import ImageSettings, image_features

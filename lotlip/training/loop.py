@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from lotlip.data.augment import train_transform
-from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader, SampleBatch
+from lotlip.data.loading.image_reader import ImageReader
+from lotlip.data.loading.loader import Loader, SampleBatch
+from lotlip.data.loading.order import EpochOrder
+from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.samples import Sample, TextRecipe
 from lotlip.data.manifest import Manifest
-from lotlip.data.order import EpochOrder
-from lotlip.data.pixels import PixelSource
-from lotlip.data.samples import Sample, TextRecipe
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
 from lotlip.model.devices import open_device

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lotlip.data.samples import Sample, TextRecipe, draw_texts
+from lotlip.data.loading.samples import Sample, TextRecipe, draw_texts
 from lotlip.text.tokenizer import LotlipTokenizer
 
 CACHED_TEXTS = 500_000  # about 200 bytes each

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lotlip.data.images import open_rgb, perceptual_hash
+from lotlip.data.loading.samples import is_held_out, source_of
 from lotlip.data.near_duplicates import near_pairs, parse_hashes
-from lotlip.data.samples import is_held_out, source_of
 from lotlip.errors import DataError
 from lotlip.records import sha256_bytes
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lotlip.data.duplicates import count_duplicates
 from lotlip.data.near_duplicates import _MAX_PAIRS, near_groups
 from lotlip.data.packing import Item, pack_shard
-from lotlip.data.repeats import FirstRows
+from lotlip.data.sources.repeats import FirstRows
 from lotlip.data.tables import Row
 from lotlip.records import sha256_bytes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lotlip.data.loading.samples import is_held_out
 from lotlip.data.manifest import Shard, describe_file, write_manifest
-from lotlip.data.samples import is_held_out
 from lotlip.data.shards import write_tar
 from lotlip.errors import DataError
 from lotlip.evaluation.make_sets import Item, held_out_items, scene_items, write_evalset

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lotlip.data import addresses, fetch
 from lotlip.data.download import download_source
 from lotlip.data.manifest import read_manifest
 from lotlip.data.tables import Row, read_rows
+from lotlip.data.web import addresses, fetch
 from lotlip.errors import CeilingError, DataError
 from lotlip.params import ScenesSource, UrlTableSource
 from tests.data.fault_server import FaultServer, running_server
@@ -276,8 +276,8 @@ def test_killed_at_every_write_boundary_a_download_gives_the_same_bytes(tmp_path
 
 
 def test_a_journal_cut_at_any_byte_is_continued(tmp_path: Path) -> None:
-    from lotlip.data.journal import Journal
     from lotlip.data.packing import Item
+    from lotlip.data.web.journal import Journal
     from lotlip.records import sha256_bytes
 
     items = [

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from lotlip.data import addresses, hosts, url_download
-from lotlip.data.robots import RobotsError, check_tags, parse_rules
 from lotlip.data.tables import Row, error_class
+from lotlip.data.web import addresses, hosts, url_download
+from lotlip.data.web.robots import RobotsError, check_tags, parse_rules
 from lotlip.errors import CeilingError, ParamsError
 from tests.data.fault_server import FaultServer, running_server
 from tests.data.folders import settings, tsv_source

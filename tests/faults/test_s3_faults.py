@@ -18,10 +18,10 @@ from lotlip.captioning.tables import read_captions
 from lotlip.data import packing
 from lotlip.data.download import download_source
 from lotlip.data.manifest import read_manifest
-from lotlip.data.repair import repair_dataset
 from lotlip.data.shards import ShardReader
 from lotlip.data.tables import read_rows
-from lotlip.data.verify import verify_dataset
+from lotlip.data.verify.datasets import verify_dataset
+from lotlip.data.verify.repair import repair_dataset
 from lotlip.errors import DataError, StorageError
 from lotlip.leases import leased
 from lotlip.params import Download, ScenesSource, load_params

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lotlip.data.loading.samples import join_samples
 from lotlip.data.manifest import Manifest
-from lotlip.data.samples import join_samples
 from lotlip.data.shards import ShardReader, as_webdataset
-from lotlip.data.verify import verify_dataset
+from lotlip.data.verify.datasets import verify_dataset
 from lotlip.errors import DataError
 from tests.data.datasets import flip, picture, replace, rewrite_tar, write_images
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from lotlip.data.image_reader import ImageReader
-from lotlip.data.loader import Loader
-from lotlip.data.order import EpochOrder
-from lotlip.data.pixels import PixelSource
+from lotlip.data.loading.image_reader import ImageReader
+from lotlip.data.loading.loader import Loader
+from lotlip.data.loading.order import EpochOrder
+from lotlip.data.loading.pixels import PixelSource
 from lotlip.errors import ExecutorError
 from lotlip.params import Method
 from tests.training import tiny_training

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from lotlip.data.loading.samples import is_held_out
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
-from lotlip.data.samples import is_held_out
 from lotlip.data.tables import read_records
 from lotlip.errors import DataError, ModelError, ParamsError
 from lotlip.model.modeling import LotlipModel

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lotlip.data.samples import Sample
+from lotlip.data.loading.samples import Sample
 from lotlip.errors import DataError
 from lotlip.model.image_tower import ImageSettings, image_features, load_image_tower
 from lotlip.training.features import cached_features, weights_hash

@@ -22,10 +22,10 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import ViTConfig, ViTModel
 
-from lotlip.data.image_reader import ImageReader
+from lotlip.data.loading.image_reader import ImageReader
+from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
-from lotlip.data.pixels import PixelSource
-from lotlip.data.samples import Sample
 from lotlip.data.shards import write_tar
 from lotlip.model.image_tower import ImageSettings
 from lotlip.params import Method, Train

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lotlip.data.images import check_image
-from lotlip.data.samples import is_held_out, join_samples
+from lotlip.data.loading.samples import is_held_out, join_samples
 from lotlip.data.shards import encode_png
 from lotlip.errors import DataError
 from lotlip.validation.validate import Inputs, judge_rows, open_inputs, validate

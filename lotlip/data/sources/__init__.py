@@ -1,0 +1,1 @@
+"""Sources: what is asked for, from tables, folders, shards, saved datasets and the sample."""

@@ -1,0 +1,1 @@
+"""Downloads from the web: polite, resumable to the row, never hanging."""
