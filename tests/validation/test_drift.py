@@ -1,19 +1,25 @@
 """Drift from a baseline: distances by hand and against SciPy, and the suite on both sides of its limit."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import ks_2samp
 
 from lotlip.errors import CeilingError, DataError
+from lotlip.overlays import merge
+from lotlip.params import Params, parse_params
 from lotlip.validation import validate as validation
 from lotlip.validation.drift import drift, histograms, read_baseline, write_baseline
 from lotlip.validation.summary import check_summary
 from lotlip.validation.validate import judge_rows
 from tests.validation.builders import Dataset, long
+
+TOP = Path(__file__).parents[2]
 
 
 def test_numbers_by_hand() -> None:
@@ -126,3 +132,18 @@ def test_texts_that_are_missing_are_no_values(dataset: Dataset, baseline: Path) 
     tables, _ = judge_rows(dataset.write(), dataset.rules)
     counts: dict[str, Any] = histograms(tables)
     assert sum(counts["long_tokens_llava"].values()) == 19
+
+
+@pytest.mark.parametrize("overlay", sorted((TOP / "conf").glob("*.yaml")), ids=lambda path: path.name)
+def test_overlays_of_other_data_are_not_held_against_the_sample(overlay: Path) -> None:
+    sample = yaml.safe_load((TOP / "params.yaml").read_text())
+    values = copy.deepcopy(sample)
+    merge(values, yaml.safe_load(overlay.read_text()))
+    base, other = parse_params(sample, "params.yaml"), parse_params(values, overlay.name)
+
+    def writers(params: Params) -> list[tuple[str, object]]:
+        return [(name, getattr(captioner, "checkpoint", None)) for name, captioner in params.captioners.items()]
+
+    is_other = other.sources.keys() != base.sources.keys() or writers(other) != writers(base)
+    is_other |= other.validate_.tokenizer != base.validate_.tokenizer
+    assert other.validate_.baseline == (None if is_other else "sample")
