@@ -29,6 +29,7 @@ def main() -> None:
         settings.max_images,
         params.download.max_pixels,
         Path("data/quality"),
+        params.storage.root,
     )
     count_tokens = open_token_counter(params.validate_.tokenizer, params.validate_.tokenizer_revision)
     sets = {"raw": list(images.values()), **{name: [folder] for name, folder in captions.items()}}

@@ -40,6 +40,7 @@ def measure_quality(
     max_images: int,
     max_pixels: int,
     out: Path,
+    root: str | None = None,
 ) -> dict[str, Any]:
     """Measure the long texts of a sample of images; write a row for each and return the summary.
 
@@ -50,6 +51,7 @@ def measure_quality(
         max_images: so many images, drawn by their keys, all if there are no more.
         max_pixels: larger images are left out.
         out: becomes a folder of sidecars, kind quality, with the rows `COLUMNS` of an image shard.
+        root: place in S3 where its tables go; None: they stay in `out`.
 
     Returns:
         `images` measured; by captioner `captioners` (see `_of_captioner`); `agreement`, mean Jaccard index of the
@@ -89,7 +91,7 @@ def measure_quality(
             _write(staging / f"{shard.name}.parquet", rows[shard.name])
             file = describe_file(staging, f"{shard.name}.parquet")
             shards.append(Shard(shard.name, len(rows[shard.name]), {"table": file}, of=shard.files["tar"].sha256))
-        write_manifest(staging, "quality", shards)
+        write_manifest(staging, "quality", shards, root)
     return _summarise([row for of_shard in rows.values() for row in of_shard], list(captions))
 
 

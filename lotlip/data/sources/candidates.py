@@ -45,7 +45,7 @@ def pack_candidates(candidates: Iterable[Candidate], name: str, settings: Downlo
     keys = Keys()
     shards = []
     progress = Progress(f"import {name}")
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
         for number, batch in enumerate(_batches(candidates, settings.shard_size)):
             taken = [(candidate, *keys.take(*candidate.parts)) for candidate in batch]
             shard_name = f"{name}-{number:05d}"

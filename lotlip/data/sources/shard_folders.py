@@ -70,7 +70,7 @@ def import_shards(source: ShardsSource, name: str, settings: Download, folder: P
     shards: list[Shard] = []
     seen: set[str] = set()
     progress = Progress(f"import {name}")
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
         for number, files in enumerate(find_tars(source)):
             shard_name = f"{name}-{number:05d}"
             if (shard := finished_shard(folder, shard_name)) is None:
