@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lotlip.cli import SETS
+from lotlip.cli.data import SETS
 from lotlip.data.layouts import LAYOUTS, Entry, read_layout
 from lotlip.data.statistics import dataset_statistics
 from lotlip.data.tables import Row

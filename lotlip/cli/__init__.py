@@ -1,0 +1,9 @@
+"""The command line `lotlip`: each command calls the function that a stage calls.
+
+Heavy imports wait inside their command, so that `lotlip --help` answers at once.
+"""
+
+from lotlip.cli import captions, data, models, project
+from lotlip.cli.app import main
+
+__all__ = ["captions", "data", "main", "models", "project"]

@@ -1,0 +1,5 @@
+"""`python -m lotlip.cli`."""
+
+from lotlip.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""Commands about the project: its settings, its state in MLflow, its results, its machine."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lotlip.cli.app import app
+
+
+@app.command()
+def configure(
+    overlays: Annotated[list[Path] | None, typer.Argument(help="Overlay files, e.g. conf/quick.yaml.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, e.g. train.epochs=2; repeatable.")
+    ] = None,
+) -> None:
+    """Merge overlays and settings into params.yaml, checked before it is written. `git diff` shows the change."""
+    from lotlip.overlays import apply_overlays
+    from lotlip.params import load_params
+
+    if not overlays and not settings:
+        raise typer.BadParameter("give an overlay file or --set section.key=value")
+    apply_overlays(overlays or [], settings or [])
+    for name, source in load_params().sources.items():
+        if isinstance(source.path, Path) and not source.path.exists():
+            print(f"warning: sources.{name}.path: {source.path} is missing; `dvc repro` needs it.", file=sys.stderr)
+    print("params.yaml is up to date: `git diff params.yaml` shows it, `dvc repro` runs it.")
+
+
+@app.command()
+def track() -> None:
+    """Log the state of dvc.lock to MLflow: parameters, curves, metrics, tables, plots, models. Twice adds nothing."""
+    from lotlip.tracking import track as track_state
+
+    print(track_state(Path()))
+
+
+@app.command()
+def summary() -> None:
+    """Print the table of compared models and where to look further."""
+    from lotlip.evaluation.tables import print_comparison
+    from lotlip.records import read_json
+
+    print_comparison()
+    for failure in read_json(Path("reports/validate/summary.json"))["failed"]:
+        print(f"FAILED validation: {failure['suite']}: {failure['says']} is {failure['measured']}, {failure['limit']}")
+    print("Report:             open reports/report/index.html")
+    print("MLflow and Prefect: make ui")
+    print("Any two states:     dvc exp show, dvc metrics diff, dvc plots diff")
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, devices, disk, ports, servers, credentials and telemetry, and say what to do."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lotlip.doctor import run_checks
+
+    checks = run_checks()
+    table = Table(box=None)
+    for column in ("", "check", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+    for check in checks:
+        table.add_row(marks[check.status], check.name, check.found, check.advice)
+    Console().print(table)
+    if any(check.status == "failed" for check in checks):
+        raise typer.Exit(1)
