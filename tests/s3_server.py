@@ -87,6 +87,11 @@ class S3Server:
         self.client().put_object(Bucket=BUCKET, Key=key, Body=data)
         return f"s3://{BUCKET}/{key}"
 
+    def read(self, key: str) -> bytes:
+        """The bytes of an object."""
+        body: bytes = self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return body
+
     def list_keys(self, prefix: str = "") -> list[str]:
         """Keys below a prefix."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
