@@ -46,8 +46,8 @@ lint: install ## style, types and import layers
 bench: install ## benchmarks, each against a peer in the same process
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-rehearsal: install ## the whole graph on 600 pictures over HTTP (needs ../shared/data/pictures)
-	@$(BIN)/python -m tests.rehearsal
+rehearsal: install ## the whole graph on 600 pictures over faulty HTTP, from and to S3 (needs ../shared/data/pictures)
+	@$(BIN)/python -m tests.rehearsal --s3
 
 ui: install ## MLflow and Prefect servers on loopback; Ctrl-C stops both
 	@$(BIN)/python -m flows.ui

@@ -136,7 +136,7 @@ def _workspace() -> Iterator[Check]:
 
 def _params() -> Iterator[Check]:
     from lotlip.params import load_params
-    from lotlip.storage import is_s3
+    from lotlip.storage.objects import is_s3
 
     try:
         params = load_params()
@@ -227,7 +227,7 @@ def _credentials() -> Iterator[Check]:
 
 def _storage() -> Iterator[Check]:
     from lotlip.params import load_params
-    from lotlip.storage import list_objects
+    from lotlip.storage.objects import list_objects
 
     try:
         root = load_params().storage.root

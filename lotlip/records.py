@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lotlip.errors import DataError
 
+_held: set[IO[str]] = set()  # files of the locks that this process holds
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -129,7 +130,11 @@ def locked(work: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
 
 
 @contextmanager
@@ -161,3 +166,13 @@ def _is_running(process: str) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _let_go() -> None:
+    """In a forked child: a lock belongs to its parent alone, or the child would hold it when the parent is killed."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -124,14 +124,14 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def use(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Lead this process's AWS settings to a server."""
-    from lotlip import storage
+    from lotlip.storage import objects
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LOTLIP_CACHE_DIR", str(tmp_path / "objects"))
-    storage._client_of.cache_clear()
+    objects._client_of.cache_clear()
 
 
 def _free_port(below: int = 50000) -> int:

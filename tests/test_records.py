@@ -57,6 +57,22 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.1.tmp"}
 
 
+def test_a_forked_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    forking = "import os, time; from lotlip.records import locked; from pathlib import Path\n"
+    forking += (
+        f"with locked(Path({str(tmp_path)!r})):\n    child = os.fork()\n    child or (os.close(1), time.sleep(60))\n"
+    )
+    forking += "    print(child, flush=True)\n    os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", forking], stdout=subprocess.PIPE, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    child = int(killed.stdout)
+    try:
+        with locked(tmp_path):
+            os.kill(child, 0)  # it lives on
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_lock_is_held_until_its_process_is_killed(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lotlip import storage
 from lotlip.errors import DataError, StorageError
-from lotlip.leases import leased
 from lotlip.records import sha256_bytes, sha256_file
+from lotlip.storage import copies, objects
+from lotlip.storage.leases import leased
 from tests.s3_server import BUCKET, S3Server, running_s3, s3, s3_process, use
 
 __all__ = ["s3", "s3_process"]
@@ -29,9 +29,9 @@ def large(tmp_path: Path) -> Path:
 
 def test_a_file_goes_up_under_its_hash_and_comes_back_equal(s3: S3Server, large: Path) -> None:
     digest = sha256_file(large)
-    url = storage.store(large, f"s3://{BUCKET}/up", digest)
+    url = objects.store(large, f"s3://{BUCKET}/up", digest)
     assert url == f"s3://{BUCKET}/up/objects/{digest[:2]}/{digest}.tar"
-    copy = storage.local_copy(url, digest)
+    copy = copies.local_copy(url, digest)
     assert copy.read_bytes() == large.read_bytes()
     head = s3.client().head_object(Bucket=BUCKET, Key=url.removeprefix(f"s3://{BUCKET}/"))
     assert "-" in head["ETag"], "20 MB go up in parts"
@@ -39,22 +39,22 @@ def test_a_file_goes_up_under_its_hash_and_comes_back_equal(s3: S3Server, large:
 
 def test_what_is_stored_is_never_written_again(s3: S3Server, large: Path) -> None:
     digest = sha256_file(large)
-    first = storage.find_object(storage.store(large, f"s3://{BUCKET}/once", digest))
+    first = objects.find_object(objects.store(large, f"s3://{BUCKET}/once", digest))
     time.sleep(1.1)  # the server's clock counts seconds
-    assert storage.find_object(storage.store(large, f"s3://{BUCKET}/once", digest)) == first
+    assert objects.find_object(objects.store(large, f"s3://{BUCKET}/once", digest)) == first
 
 
 def test_a_damaged_object_is_refused_and_leaves_no_copy(s3: S3Server, tmp_path: Path) -> None:
     url = s3.put("damaged/object.tar", b"not what the manifest says")
     with pytest.raises(StorageError, match="the object is damaged"):
-        storage.local_copy(url, sha256_bytes(b"what the manifest says"))
+        copies.local_copy(url, sha256_bytes(b"what the manifest says"))
     assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
 
 
 def test_objects_below_a_prefix_come_in_order_and_only_they(s3: S3Server) -> None:
     for key in ("list/b.tar", "list/a.tar", "list/deep/c.tar", "listing/not.tar"):
         s3.put(key, key.encode())
-    found = list(storage.list_objects(f"s3://{BUCKET}/list"))
+    found = list(objects.list_objects(f"s3://{BUCKET}/list"))
     assert [one.url for one in found] == [f"s3://{BUCKET}/list/{name}" for name in ("a.tar", "b.tar", "deep/c.tar")]
     assert [one.num_bytes for one in found] == [10, 10, 15]
 
@@ -65,11 +65,11 @@ def test_copies_beyond_the_limit_go_the_longest_unused_first(
     monkeypatch.setenv("LOTLIP_CACHE_BYTES", "2500")
     bodies = [bytes([i]) * 1000 for i in range(3)]
     urls = [s3.put(f"cache/{i}", body) for i, body in enumerate(bodies)]
-    first, second = (storage.local_copy(url, sha256_bytes(body)) for url, body in zip(urls, bodies[:2], strict=False))
+    first, second = (copies.local_copy(url, sha256_bytes(body)) for url, body in zip(urls, bodies[:2], strict=False))
     os.utime(first, (1, 1))
     os.utime(second, (2, 2))
-    assert storage.local_copy(urls[0], sha256_bytes(bodies[0])) == first  # and so it is used again
-    third = storage.local_copy(urls[2], sha256_bytes(bodies[2]))
+    assert copies.local_copy(urls[0], sha256_bytes(bodies[0])) == first  # and so it is used again
+    third = copies.local_copy(urls[2], sha256_bytes(bodies[2]))
     assert first.exists()
     assert not second.exists()
     assert third.read_bytes() == bodies[2]
@@ -77,13 +77,13 @@ def test_copies_beyond_the_limit_go_the_longest_unused_first(
 
 def test_conditional_writes_happen_once(s3: S3Server) -> None:
     url = f"s3://{BUCKET}/conditional/{time.time_ns()}"
-    etag = storage.write_if_new(url, b"first")
+    etag = objects.write_if_new(url, b"first")
     assert etag
-    assert storage.write_if_new(url, b"second") is None
-    newer = storage.write_if_same(url, b"third", etag)
+    assert objects.write_if_new(url, b"second") is None
+    newer = objects.write_if_same(url, b"third", etag)
     assert newer
-    assert storage.write_if_same(url, b"fourth", etag) is None
-    assert storage.read_object(url) == b"third"
+    assert objects.write_if_same(url, b"fourth", etag) is None
+    assert objects.read_object(url) == b"third"
 
 
 def test_of_many_that_want_a_lease_one_gets_it(s3: S3Server) -> None:
@@ -117,7 +117,7 @@ def test_a_held_lease_outlives_its_lifetime_and_a_dead_one_does_not(s3: S3Server
         time.sleep(4)
         with pytest.raises(DataError, match="Another run is at work"), leased(url, lifetime_s=1.5):
             pass
-    killed = f"from lotlip.leases import leased; import os\nwith leased({url!r}): os._exit(9)"
+    killed = f"from lotlip.storage.leases import leased; import os\nwith leased({url!r}): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
     with pytest.raises(DataError, match="Another run is at work"), leased(url, lifetime_s=60):
         pass
@@ -131,37 +131,37 @@ def test_a_lost_lease_is_an_error_at_the_end(s3: S3Server) -> None:
 
     def work() -> None:
         with leased(url, lifetime_s=1.5):
-            storage.write_object(url, b"somebody else")
+            objects.write_object(url, b"somebody else")
             time.sleep(1)
 
     with pytest.raises(DataError, match="was lost"):
         work()
-    assert storage.read_object(url) == b"somebody else"
+    assert objects.read_object(url) == b"somebody else"
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:/bucket/key", "http://bucket/key", "s3://UPPER/key", "s3://b/key"])
 def test_no_place_in_s3(url: str) -> None:
     with pytest.raises(StorageError, match="expected s3://bucket/key"):
-        storage.parse(url)
+        objects.parse(url)
 
 
 def test_errors_say_what_is_wrong(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x")
     with pytest.raises(StorageError, match="no such object"):
-        storage.read_object(f"s3://{BUCKET}/nowhere")
+        objects.read_object(f"s3://{BUCKET}/nowhere")
     with pytest.raises(StorageError, match="no such bucket"):
-        storage.read_object("s3://no-bucket-of-that-name/key")
+        objects.read_object("s3://no-bucket-of-that-name/key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    storage._client_of.cache_clear()
+    objects._client_of.cache_clear()
     with pytest.raises(StorageError, match="access refused"):
-        storage.upload(file, f"s3://{BUCKET}/refused")
+        objects.upload(file, f"s3://{BUCKET}/refused")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("HOME", str(tmp_path))
-    storage._client_of.cache_clear()
+    objects._client_of.cache_clear()
     with pytest.raises(StorageError, match=r"credentials.*Check AWS_ENDPOINT_URL"):
-        storage.upload(file, f"s3://{BUCKET}/refused")
+        objects.upload(file, f"s3://{BUCKET}/refused")
     assert "refused" not in s3.list_keys()
 
 
@@ -174,19 +174,19 @@ def test_an_outage_in_the_middle_of_an_upload_is_waited_out_or_said(
         server.stop()
         back = threading.Timer(2.0, server.start)
         back.start()
-        url = storage.store(large, f"s3://{BUCKET}/outage", digest)
+        url = objects.store(large, f"s3://{BUCKET}/outage", digest)
         back.join()
-        assert storage.local_copy(url, digest).read_bytes() == large.read_bytes()
+        assert copies.local_copy(url, digest).read_bytes() == large.read_bytes()
         server.stop()
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-        storage._client_of.cache_clear()
+        objects._client_of.cache_clear()
         other = tmp_path / "other.tar"
         other.write_bytes(b"other")
         with pytest.raises(StorageError, match=f"{server.url} cannot be used.*run again"):
-            storage.store(other, f"s3://{BUCKET}/outage", sha256_file(other))
+            objects.store(other, f"s3://{BUCKET}/outage", sha256_file(other))
         server.start()
-        assert server.list_keys("outage") == [storage.parse(url).key]
-        storage.store(other, f"s3://{BUCKET}/outage", sha256_file(other))
+        assert server.list_keys("outage") == [objects.parse(url).key]
+        objects.store(other, f"s3://{BUCKET}/outage", sha256_file(other))
 
 
 def test_checkpoints_come_from_prefixes(s3: S3Server) -> None:
@@ -210,4 +210,4 @@ def test_checkpoints_come_from_prefixes(s3: S3Server) -> None:
     pairs = zip(towers[0].tower.parameters(), towers[1].tower.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(StorageError, match="nothing below this prefix"):
-        storage.local_path(f"{place}/none")
+        copies.local_path(f"{place}/none")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lotlip.captioning.captioner import folder_fingerprint
 from lotlip.errors import ModelError, ParamsError
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")

@@ -25,10 +25,10 @@ from lotlip.data.manifest import Manifest, Shard
 from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError
 from lotlip.executor import run_tasks
-from lotlip.leases import at_work
 from lotlip.params import Executor
 from lotlip.records import content_key, read_json, write_json
-from lotlip.storage import find_size, local
+from lotlip.storage.copies import find_size, local
+from lotlip.storage.leases import at_work
 
 if TYPE_CHECKING:
     from PIL.Image import Image

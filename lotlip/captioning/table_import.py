@@ -35,9 +35,9 @@ from lotlip.data.sources.table_layouts import LAYOUTS
 from lotlip.data.tables import read_table
 from lotlip.errors import DataError
 from lotlip.executor import run_tasks
-from lotlip.leases import at_work
 from lotlip.params import Executor, TableCaptioner
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
+from lotlip.storage.leases import at_work
 
 GROUPS = 256  # files of waiting texts, all open while the table is read
 _ROWS_AT_ONCE = 8192

@@ -14,7 +14,6 @@ from lotlip.data.sources.shard_folders import find_files, import_shards
 from lotlip.data.sources.table_files import fingerprint
 from lotlip.data.tables import FILTERED, STATUSES, error_class, read_rows
 from lotlip.errors import CeilingError
-from lotlip.leases import at_work
 from lotlip.params import (
     Download,
     HfDatasetSource,
@@ -25,7 +24,8 @@ from lotlip.params import (
     UrlTableSource,
 )
 from lotlip.records import content_key, read_json, recover_folder, sha256_file
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
+from lotlip.storage.leases import at_work
 
 VERSION = 2  # of the bytes that this code writes: raise it when they change
 _OF_THE_BYTES = {"shard_size", "max_bytes", "max_pixels", "allow_private_hosts", "respect_robots", "resize"}

@@ -14,7 +14,8 @@ from typing import Literal, get_args
 
 from lotlip.errors import DataError
 from lotlip.records import read_json, sha256_file, write_json
-from lotlip.storage import is_s3, local_copy, store
+from lotlip.storage.copies import local_copy
+from lotlip.storage.objects import is_s3, store
 
 FORMAT = "lotlip-1"
 Kind = Literal["images", "captions", "quarantine", "quality"]

@@ -15,7 +15,7 @@ from lotlip.evaluation.evaluate import open_encoder
 from lotlip.model.devices import open_device
 from lotlip.params import Similarity
 from lotlip.records import read_json
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 from lotlip.text.subcaptions import split_sub_captions
 
 if TYPE_CHECKING:

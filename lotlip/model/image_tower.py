@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.records import read_json
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 
 @dataclass(frozen=True)

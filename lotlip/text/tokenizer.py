@@ -23,7 +23,7 @@ from tokenizers.processors import TemplateProcessing
 
 from lotlip.errors import ModelError, ParamsError, ShapeError
 from lotlip.records import content_key, read_json, write_json
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SETTINGS_FILE = "tokenizer_config.json"

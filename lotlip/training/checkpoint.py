@@ -11,7 +11,7 @@ import torch
 
 from lotlip.errors import ModelError, StorageError
 from lotlip.records import atomic_path
-from lotlip.storage import download, find_object, upload
+from lotlip.storage.objects import download, find_object, upload
 from lotlip.training.step import StepSums
 
 

@@ -26,7 +26,7 @@ from lotlip.model.devices import open_device
 from lotlip.model.processor import MAX_PIXELS, LotlipProcessor
 from lotlip.params import Method, Train
 from lotlip.records import content_key, locked, publish_folder
-from lotlip.storage import join
+from lotlip.storage.objects import join
 from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from lotlip.training.curve import CURVE_ROWS, rounded, slot_names, summarize

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lotlip.errors import DataError
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -26,6 +26,7 @@ from lotlip.records import sha256_file
 from stages import quality, recaption, validate
 from tests.data.fault_server import FaultServer, running_server
 from tests.data.folders import folder_bytes, image_folder, image_row, settings
+from tests.validation.builders import write_evalset
 
 TOP = Path(__file__).parents[2]
 KINDS = [f"{kind}{name}_captions" for name in ("IB", "SV", "LLA") for kind in ("short", "long")]
@@ -106,7 +107,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FaultServ
         }
         for name in ("IB", "SV")
     }
-    params["validate"] |= {"tokenizer": str(TOP / params["validate"]["tokenizer"]), "on_breach": "report"}
+    params["evalsets"] = {"long": params["evalsets"]["long"]}
+    write_evalset(tmp_path / "data/evalsets/long", {})
+    params["validate"] |= {
+        "tokenizer": str(TOP / params["validate"]["tokenizer"]),
+        "on_breach": "report",
+        "baseline": None,
+    }
     params["quality"]["objects"] = str(TOP / params["quality"]["objects"])
     params["quality"]["similarity"]["checkpoint"] = str(TOP / params["quality"]["similarity"]["checkpoint"])
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lotlip import storage
 from lotlip.captioning.backends import open_captioner
 from lotlip.captioning.shards import caption_shards
 from lotlip.captioning.tables import read_captions
@@ -23,8 +22,9 @@ from lotlip.data.tables import read_rows
 from lotlip.data.verify.datasets import verify_dataset
 from lotlip.data.verify.repair import repair_dataset
 from lotlip.errors import DataError, StorageError
-from lotlip.leases import leased
 from lotlip.params import Download, ScenesSource, load_params
+from lotlip.storage import objects
+from lotlip.storage.leases import leased
 from lotlip.training import checkpoint
 from tests.captioning.samples import captioner_params
 from tests.captioning.tiny import build_tiny_llava
@@ -148,7 +148,7 @@ def test_an_outage_stops_the_stage_with_a_message_and_the_next_run_goes_on(
         download(tmp_path, root)
         assert len(contents(tmp_path / "out")) == NUM
         server.stop()
-        storage._client_of.cache_clear()
+        objects._client_of.cache_clear()
         monkeypatch.setenv("LOTLIP_CACHE_DIR", str(tmp_path / "empty"))
         with pytest.raises(StorageError, match="cannot be used"):
             contents(tmp_path / "out")
@@ -186,11 +186,11 @@ def test_verify_reads_the_objects_anew_and_repair_leaves_them_there(
     assert repair is not None
     assert (repair.shards, repair.without_url) == (["scenes-00000", "scenes-00002"], 2 * NUM // SHARDS)
     assert [shard.name for shard in read_manifest(tmp_path / "out").shards] == ["scenes-00001"]
-    assert storage.find_object(damaged) is not None
+    assert objects.find_object(damaged) is not None
     assert not verify_dataset(tmp_path / "out").problems
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._client_of.cache_clear()
+    objects._client_of.cache_clear()
     with pytest.raises(StorageError, match="cannot be used"):  # an outage says nothing about the files
         verify_dataset(tmp_path / "out")
 
@@ -212,7 +212,7 @@ def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
     monkeypatch.setattr(checkpoint, "find_object", lambda url: None)  # as if it went away after the start
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._client_of.cache_clear()
+    objects._client_of.cache_clear()
     project.train(name="alone", work="fourth", root=root)
     assert (tmp_path / "alone" / "model.safetensors").read_bytes() == weights[0]
     assert "warning: no copy of the checkpoint" in capfd.readouterr().out

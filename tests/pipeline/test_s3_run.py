@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lotlip import storage
 from lotlip.data.manifest import read_manifest
 from lotlip.data.tables import error_class, read_rows
 from lotlip.records import write_text
+from lotlip.storage import objects
 from tests.pipeline.pictures import PICTURES, FaultyHandler, configure, fault_of, read_pairs, serve
 from tests.pipeline.workspace import Workspace
 from tests.s3_server import BUCKET, S3Server, running_s3, use
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         use(server, patch, folder)
         patch.delenv("LOTLIP_CACHE_DIR")  # each workspace has its own
         yield server
-    storage._client_of.cache_clear()
+    objects._client_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def workspace(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Wor
             address,
             rows,
             f"sources.mine.path={url}",
-            f"storage.root={ROOT}",
+            f"objects.root={ROOT}",
             "download.num_retries=1",
             "train.epochs=2",
             "train.batch_size=16",

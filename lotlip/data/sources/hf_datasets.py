@@ -12,7 +12,7 @@ from lotlip.data.sources.candidates import Candidate
 from lotlip.errors import DataError
 from lotlip.params import HfDatasetSource
 from lotlip.records import read_json, sha256_bytes
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 _AT_ONCE = 64  # rows read from the Arrow files at a time
 

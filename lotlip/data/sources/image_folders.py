@@ -17,7 +17,7 @@ from lotlip.data.sources.requests import decode
 from lotlip.data.sources.table_files import read_cells
 from lotlip.errors import DataError
 from lotlip.params import ImageFolderSource
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TABLE_NAMES = ("captions", "metadata")

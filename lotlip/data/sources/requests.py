@@ -11,7 +11,7 @@ from lotlip.data.sources.table_layouts import LAYOUTS
 from lotlip.errors import DataError
 from lotlip.params import UrlTableSource
 from lotlip.records import sha256_bytes
-from lotlip.storage import local_path
+from lotlip.storage.copies import local_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 

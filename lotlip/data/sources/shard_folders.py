@@ -20,7 +20,7 @@ from lotlip.data.tables import Row, Status, column_names, read_records, read_row
 from lotlip.errors import DataError
 from lotlip.params import Download, ShardsSource
 from lotlip.records import atomic_path, read_json
-from lotlip.storage import download, is_s3, list_objects
+from lotlip.storage.objects import download, is_s3, list_objects
 
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_-]{1,100}")  # keys become file names
 _STATUSES: dict[str, Status] = {

@@ -1,15 +1,11 @@
-"""Object storage: files named by `s3://bucket/key`, whole or absent, and brought here when they are read.
+"""Objects in S3: files named by `s3://bucket/key`, whole or absent, written with conditions where it matters.
 
 Endpoint, region, profile and keys come from the usual AWS settings (AWS_ENDPOINT_URL, AWS_PROFILE,
 ~/.aws/config, ...). Failed requests are tried again with growing pauses (AWS_MAX_ATTEMPTS, else 8 times).
-
-Objects of shards are named by their SHA-256, so nothing is ever overwritten and a copy here stays good for
-ever. Copies lie in LOTLIP_CACHE_DIR (.work/objects); above LOTLIP_CACHE_BYTES the longest unused ones go.
 """
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lotlip.errors import ObjectError, StorageError
-from lotlip.records import atomic_path, content_key, publish_folder, sha256_file
+from lotlip.records import atomic_path, sha256_file
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?")
 _ATTEMPTS = 8
@@ -159,82 +155,6 @@ def store(path: Path, root: str, sha256: str) -> str:
     if found is None or found.num_bytes != path.stat().st_size:
         upload(path, url)
     return url
-
-
-def local_copy(url: str, sha256: str, *, fresh: bool = False) -> Path:
-    """A file here with the object's bytes, downloaded if there is none yet or if it is to be `fresh`.
-
-    Raises:
-        ObjectError, StorageError: as `download`.
-    """
-    folder = _cache_folder()
-    path = folder / sha256[:2] / f"{sha256}{Path(parse(url).key).suffix}"
-    if path.is_file() and not fresh:
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the order of eviction
-        return path
-    _make_room(folder, url)
-    download(url, path, sha256)
-    return path
-
-
-def local(location: str, sha256: str) -> Path:
-    """The file at an absolute path or an `s3://` URL; the latter is copied here."""
-    return local_copy(location, sha256) if is_s3(location) else Path(location)
-
-
-def find_size(location: str) -> int:
-    """Bytes of the file at a path or `s3://` URL, 0 where there is none."""
-    if is_s3(location):
-        found = find_object(location)
-        return found.num_bytes if found is not None else 0
-    return Path(location).stat().st_size if Path(location).is_file() else 0
-
-
-def local_path(location: str | Path) -> Path:
-    """A path as it is; an object or all objects below a prefix as a file or folder here, kept until they change.
-
-    Raises:
-        ObjectError: there is nothing of that name.
-        StorageError: the server refuses or is away.
-    """
-    if not is_s3(location):
-        return Path(location)
-    url = str(location).rstrip("/")
-    found = find_object(url) if parse(url).key else None
-    objects = [found] if found is not None else list(list_objects(url))
-    if not objects:
-        raise ObjectError(f"{location}: there is no such object, and nothing below this prefix.")
-    base = url.rpartition("/")[0] if found is not None else url
-    folder = _cache_folder() / "folders" / content_key([[one.url, one.etag] for one in objects])[:20]
-    if not folder.is_dir():
-        with publish_folder(folder) as staging:
-            for one in objects:
-                relative = Path(one.url.removeprefix(f"{base}/"))
-                if ".." in relative.parts:
-                    raise StorageError(f"{one.url} leads out of its prefix: rename it.")
-                download(one.url, staging / relative)
-    return folder / Path(url).name if found is not None else folder
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("LOTLIP_CACHE_DIR", ".work/objects"))
-
-
-def _make_room(folder: Path, url: str) -> None:
-    """Remove the longest unused copies until the object fits into LOTLIP_CACHE_BYTES."""
-    limit = os.environ.get("LOTLIP_CACHE_BYTES")
-    if limit is None:
-        return
-    if not limit.isdecimal():
-        raise StorageError(f"LOTLIP_CACHE_BYTES is {limit!r}; expected a number of bytes.")
-    coming = find_object(url)
-    files = [(file.stat(), file) for file in folder.glob("??/*")]
-    total = sum(stat.st_size for stat, _ in files) + (coming.num_bytes if coming else 0)
-    for stat, file in sorted(files, key=lambda entry: entry[0].st_atime_ns):
-        if total <= int(limit):
-            return
-        file.unlink(missing_ok=True)  # whoever has it open reads on
-        total -= stat.st_size
 
 
 def write_if_new(url: str, data: bytes) -> str | None:

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from lotlip.errors import DataError, StorageError
 from lotlip.records import disk_errors, locked
-from lotlip.storage import delete_object, find_object, join, read_object, server_time, write_if_new, write_if_same
+from lotlip.storage.objects import (
+    delete_object,
+    find_object,
+    join,
+    read_object,
+    server_time,
+    write_if_new,
+    write_if_same,
+)
 
 LIFETIME_S = 120.0
 

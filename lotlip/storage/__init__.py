@@ -1,0 +1,1 @@
+"""Storage in S3: objects, copies of them here, and leases."""
