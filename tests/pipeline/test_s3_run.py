@@ -50,7 +50,7 @@ def workspace(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Wor
             address,
             rows,
             f"sources.mine.path={url}",
-            f"objects.root={ROOT}",
+            f"storage.root={ROOT}",
             "download.num_retries=1",
             "train.epochs=2",
             "train.batch_size=16",
