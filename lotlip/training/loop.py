@@ -25,7 +25,8 @@ from lotlip.model.build import Parts, build_model
 from lotlip.model.devices import open_device
 from lotlip.model.processor import MAX_PIXELS, LotlipProcessor
 from lotlip.params import Method, Train
-from lotlip.records import content_key, locked, publish_folder
+from lotlip.records import content_key, publish_folder
+from lotlip.storage.leases import at_work
 from lotlip.storage.objects import join
 from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -70,12 +71,13 @@ def train(
         root: place in S3 where copies of checkpoints go; a machine without a checkpoint goes on from there.
 
     Raises:
-        DataError: fewer samples than one batch, an image is missing or damaged, or another run trains `out`.
+        DataError: fewer samples than one batch, an image is missing or damaged, another run trains `out`, or the disk
+            is full.
         ExecutorError: workers that decode images died again and again.
         ModelError: a checkpoint does not fit, or every step of an epoch had to be skipped.
     """
     device = open_device(settings.device)
-    with locked(work / "locks" / out.name), torch.random.fork_rng():
+    with at_work(work / "locks" / out.name, root), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         parts = build_model(settings, method)
         run = _Run(parts, samples, images, settings, method, work, device, callbacks, root)

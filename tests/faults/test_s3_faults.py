@@ -25,7 +25,6 @@ from lotlip.errors import DataError, StorageError
 from lotlip.params import Download, ScenesSource, load_params
 from lotlip.storage import objects
 from lotlip.storage.leases import leased
-from lotlip.training import checkpoint
 from tests.captioning.samples import captioner_params
 from tests.captioning.tiny import build_tiny_llava
 from tests.s3_server import BUCKET, S3Server, running_s3, s3, s3_process, use
@@ -195,6 +194,24 @@ def test_verify_reads_the_objects_anew_and_repair_leaves_them_there(
         verify_dataset(tmp_path / "out")
 
 
+class Outage(KillAt):
+    """A callback that takes the server away once training has started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(step=10**9)
+        self._monkeypatch = monkeypatch
+
+    def on_start(self, step: int, num_steps: int) -> None:
+        self._monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        self._monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        objects._client_of.cache_clear()
+
+
+def checkpoint_name(folder: Path) -> str:
+    """Of the one run whose checkpoints lie in `folder`/one."""
+    return f"{next((folder / 'one/train').iterdir()).name}.pt"
+
+
 def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,11 +226,8 @@ def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
     project.train(name="whole", work="third")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "whole")]
     assert weights[0] == weights[1]
-    monkeypatch.setattr(checkpoint, "find_object", lambda url: None)  # as if it went away after the start
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    objects._client_of.cache_clear()
-    project.train(name="alone", work="fourth", root=root)
+    s3.client().delete_object(Bucket=BUCKET, Key=f"{root.rpartition('/')[2]}/checkpoints/{checkpoint_name(tmp_path)}")
+    project.train(name="alone", work="fourth", callbacks=(Outage(monkeypatch),), root=root)
     assert (tmp_path / "alone" / "model.safetensors").read_bytes() == weights[0]
     assert "warning: no copy of the checkpoint" in capfd.readouterr().out
 
