@@ -11,7 +11,7 @@ import pytest
 
 from lotlip.errors import DataError, StorageError
 from lotlip.records import sha256_bytes, sha256_file
-from lotlip.storage import copies, objects
+from lotlip.storage import copies, leases, objects
 from lotlip.storage.leases import leased
 from tests.s3_server import BUCKET, S3Server, running_s3, s3, s3_process, use
 
@@ -137,6 +137,81 @@ def test_a_lost_lease_is_an_error_at_the_end(s3: S3Server) -> None:
     with pytest.raises(DataError, match="was lost"):
         work()
     assert objects.read_object(url) == b"somebody else"
+
+
+def test_a_lease_that_somebody_else_took_over_is_not_given_back(s3: S3Server) -> None:
+    url = f"s3://{BUCKET}/leases/{time.time_ns()}"
+    steps: list[str] = []
+
+    def lose_it() -> None:
+        with leased(url, lifetime_s=3.0) as check:
+            check()
+            steps.append("held")
+            objects.write_object(url, b"the next holder")
+            steps.append("ended before the next renewal")
+
+    with pytest.raises(DataError, match="was lost"):
+        lose_it()
+    assert steps == ["held", "ended before the next renewal"]
+    assert objects.read_object(url) == b"the next holder"
+
+
+def test_a_lease_that_could_not_be_renewed_is_lost_by_the_clock(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"s3://{BUCKET}/leases/{time.time_ns()}"
+
+    def away(*_: object) -> None:
+        raise StorageError("away")
+
+    def hold() -> None:
+        with leased(url, lifetime_s=0.9) as check:
+            monkeypatch.setattr(leases, "write_if_same", away)
+            time.sleep(1.2)
+            with pytest.raises(DataError, match="was lost"):
+                check()
+
+    with pytest.raises(DataError, match="was lost"):
+        hold()
+
+
+def test_a_write_that_was_sent_twice_is_recognised(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"s3://{BUCKET}/leases/{time.time_ns()}"
+    real = leases.write_if_new
+
+    def answer_lost(url: str, data: bytes) -> str | None:
+        real(url, data)
+        return real(url, data)
+
+    monkeypatch.setattr(leases, "write_if_new", answer_lost)
+    with leased(url) as check:
+        check()
+    assert objects.find_object(url) is None
+
+
+def test_an_object_of_another_size_is_set_aside_and_stored_again(s3: S3Server, large: Path) -> None:
+    digest = sha256_file(large)
+    url = objects.store(large, f"s3://{BUCKET}/aside", digest)
+    objects.write_object(url, b"cut")
+    assert objects.store(large, f"s3://{BUCKET}/aside", digest) == url
+    assert copies.local_copy(url, digest).read_bytes() == large.read_bytes()
+    assert objects.read_object(f"{url}.damaged") == b"cut"
+
+
+def test_copies_in_use_and_half_copies_stay(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOTLIP_CACHE_BYTES", "1500")
+    bodies = [bytes([i]) * 1000 for i in range(3)]
+    urls = [s3.put(f"use/{i}", body) for i, body in enumerate(bodies)]
+    first = copies.local_copy(urls[0], sha256_bytes(bodies[0]))
+    half = first.parent / ".half.1.tmp"
+    half.write_bytes(bytes(2000))
+    os.utime(half, (1, 1))
+    assert copies.local_copy(urls[1], sha256_bytes(bodies[1])).is_file()
+    assert first.is_file(), "asked for within the last minute"
+    assert half.is_file(), "another process writes it"
+    os.utime(first, (1, 1))
+    copies.local_copy(urls[2], sha256_bytes(bodies[2]))
+    assert not first.is_file()
+    again = copies.local_copy(urls[0], sha256_bytes(bodies[0]))
+    assert again.stat().st_mtime_ns == 0, "every copy of an object looks the same"
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:/bucket/key", "http://bucket/key", "s3://UPPER/key", "s3://b/key"])

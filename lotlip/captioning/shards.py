@@ -110,7 +110,7 @@ def caption_shards(
     requested = sum(task.num_samples for task in tasks)
     tables: dict[int, Path] = {}
     done = now = 0
-    with at_work(work, root):
+    with at_work(work, root) as check_alone:
         started = time.monotonic()
         for i, result in run_tasks(tasks, OpenWorker(open_captioner, batch_size, work.absolute()), executor):
             tables[i], done, now = result.table, done + tasks[i].num_samples, now + result.captioned_now
@@ -120,6 +120,7 @@ def caption_shards(
         finished = [(task, tables[i]) for i, task in enumerate(tasks)]
         report = caption_report((row for _, table in finished for row in read_captions(table)), requested)
         check_failed_share(report, max_failed_share, REMEDY)
+        check_alone()
         publish_captions([(task.name, task.sha256, table) for task, table in finished], out, root)
         return report
 

@@ -84,7 +84,7 @@ def import_captions(
     if len({shard.name for _, shard in places}) != len(places):
         raise DataError("Two image shards share a name: give every source a name of its own and download it again.")
     sha256 = _pinned(settings)
-    with at_work(work, root):
+    with at_work(work, root) as check_alone:
         folder = work.absolute() / "import"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -99,6 +99,7 @@ def import_captions(
         report["table"] = {"sha256": sha256, **{name: counts[name] for name in ROW_COUNTS}}
         remedy = f"Of {counts['rows']} rows {counts['matched']} found an image. Is url_column the images' URL?"
         check_failed_share(report, settings.max_failed_share, remedy)
+        check_alone()
         publish_captions(
             [(shard.name, shard.files["tar"].sha256, table) for (_, shard), table in zip(places, tables, strict=True)],
             out,

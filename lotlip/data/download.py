@@ -28,7 +28,15 @@ from lotlip.storage.copies import local_path
 from lotlip.storage.leases import at_work
 
 VERSION = 2  # of the bytes that this code writes: raise it when they change
-_OF_THE_BYTES = {"shard_size", "max_bytes", "max_pixels", "allow_private_hosts", "respect_robots", "resize"}
+_OF_THE_BYTES = {
+    "shard_size",
+    "max_bytes",
+    "max_pixels",
+    "allow_private_hosts",
+    "respect_robots",
+    "user_agent",
+    "resize",
+}
 
 
 def download_source(
@@ -66,9 +74,9 @@ def download_source(
         CeilingError: more rows failed than `settings.max_failed_share` allows. Rows that failed to download
             are tried again by the next run; the others are kept.
     """
-    recover_folder(out)
-    folder = work / _work_key(source, settings, out, retry)[:16]
-    with at_work(work, root):
+    with at_work(work, root) as check_alone:
+        recover_folder(out)
+        folder = work / _work_key(source, settings, out, retry)[:16]
         folder.mkdir(parents=True, exist_ok=True)
         if retry and isinstance(source, UrlTableSource):
             from lotlip.data.web.reopening import reopen_published
@@ -78,6 +86,7 @@ def download_source(
         report = {"source": name, "kind": source.kind, **summarise(folder, shards)}
         _check_ceiling(report, settings.max_failed_share, folder, shards)
         report["duplicates"] = count_duplicates(folder, shards, settings.near_duplicate_bits)
+        check_alone()
         publish(folder, out, shards, root)
         shutil.rmtree(folder)
     counts = f"{report['success']} of {report['requested']} rows in {len(shards)} shards"

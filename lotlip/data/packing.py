@@ -64,8 +64,6 @@ def publish(folder: Path, out: Path, shards: Sequence[Shard], root: str | None) 
 
     With a `root` in S3, the files lie there and `out` holds the manifest alone.
     """
-    for left_by_killed_run in out.parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(left_by_killed_run)
     with publish_folder(out) as staging:
         for shard in shards:
             for file in shard.files.values():

@@ -7,11 +7,14 @@ its objects.
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lotlip.errors import ObjectError, StorageError
 from lotlip.records import content_key, publish_folder
 from lotlip.storage.objects import download, find_object, is_s3, list_objects, parse
+
+IN_USE_NS = 60 * 10**9
 
 
 def local_copy(url: str, sha256: str, *, fresh: bool = False) -> Path:
@@ -22,12 +25,21 @@ def local_copy(url: str, sha256: str, *, fresh: bool = False) -> Path:
     """
     folder = _cache_folder()
     path = folder / sha256[:2] / f"{sha256}{Path(parse(url).key).suffix}"
-    if path.is_file() and not fresh:
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # the order of eviction
+    if not fresh and _touch(path):
         return path
     _make_room(folder, url)
     download(url, path, sha256)
+    _touch(path)
     return path
+
+
+def _touch(path: Path) -> bool:
+    """Note that a copy is used; False where there is none. The time of change is the same for every copy of it."""
+    try:
+        os.utime(path, ns=(time.time_ns(), 0))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def local(location: str, sha256: str) -> Path:
@@ -74,17 +86,23 @@ def _cache_folder() -> Path:
 
 
 def _make_room(folder: Path, url: str) -> None:
-    """Remove the longest unused copies until the object fits into LOTLIP_CACHE_BYTES."""
+    """Remove the longest unused copies until the object fits into LOTLIP_CACHE_BYTES.
+
+    What was asked for within the last minute stays, whatever the limit: its reader may not have opened it yet.
+    """
     limit = os.environ.get("LOTLIP_CACHE_BYTES")
     if limit is None:
         return
     if not limit.isdecimal():
         raise StorageError(f"LOTLIP_CACHE_BYTES is {limit!r}; expected a number of bytes.")
     coming = find_object(url)
-    files = [(file.stat(), file) for file in folder.glob("??/*")]
-    total = sum(stat.st_size for stat, _ in files) + (coming.num_bytes if coming else 0)
-    for stat, file in sorted(files, key=lambda entry: entry[0].st_atime_ns):
-        if total <= int(limit):
+    copies = []
+    for file in folder.glob("??/[!.]*"):
+        with suppress(FileNotFoundError):  # another process makes room, too
+            copies.append((file.stat(), file))
+    total = sum(stat.st_size for stat, _ in copies) + (coming.num_bytes if coming else 0)
+    for stat, file in sorted(copies, key=lambda entry: entry[0].st_atime_ns):
+        if total <= int(limit) or time.time_ns() - stat.st_atime_ns < IN_USE_NS:
             return
         file.unlink(missing_ok=True)  # whoever has it open reads on
         total -= stat.st_size

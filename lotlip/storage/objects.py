@@ -152,9 +152,21 @@ def store(path: Path, root: str, sha256: str) -> str:
     """Upload a file under the name of its SHA-256 below `root`, unless it is there, and return its URL."""
     url = join(root, "objects", sha256[:2], f"{sha256}{path.suffix}")
     found = find_object(url)
-    if found is None or found.num_bytes != path.stat().st_size:
+    if found is not None and found.num_bytes != path.stat().st_size:
+        set_aside(url)
+        found = None
+    if found is None:
         upload(path, url)
     return url
+
+
+def set_aside(url: str) -> str:
+    """Rename an object whose bytes are not those of its name to `<url>.damaged`, so that it can be stored again."""
+    bucket, key = parse(url)
+    with _explained(url):
+        _client().copy({"Bucket": bucket, "Key": key}, bucket, f"{key}.damaged")
+        _client().delete_object(Bucket=bucket, Key=key)
+    return f"{url}.damaged"
 
 
 def write_if_new(url: str, data: bytes) -> str | None:

@@ -106,7 +106,7 @@ class _Run:
     ) -> None:
         self.samples, self.settings, self.method = samples, settings, method
         self.device, self.callbacks = device, callbacks
-        key = _run_key(parts, samples, settings, method)
+        key = _run_key(parts, samples, images, settings, method)
         self.checkpoint = work / "train" / key / "checkpoint.pt"
         self.copy = None if root is None else join(root, "checkpoints", f"{key}.pt")
         self.model = parts.model.to(device)
@@ -240,8 +240,11 @@ def _open_loader(
     )  # fmt: skip
 
 
-def _run_key(parts: Parts, samples: Sequence[Sample], settings: Train, method: Method) -> str:
+def _run_key(
+    parts: Parts, samples: Sequence[Sample], images: Sequence[Manifest], settings: Train, method: Method
+) -> str:
     """Hash of all that determines the trained weights, on a given device and number of threads."""
+    tars = {shard.name: shard.files["tar"].sha256 for manifest in images for shard in manifest.shards}
     return content_key(
         {
             "version": TRAIN_VERSION,
@@ -250,6 +253,7 @@ def _run_key(parts: Parts, samples: Sequence[Sample], settings: Train, method: M
             "method": method.model_dump(),
             "transform": asdict(parts.image_settings),
             "vocabulary": parts.tokenizer.fingerprint(),
+            "tars": {name: tars.get(name) for name in sorted({sample.shard for sample in samples})},
             "samples": content_key([[s.shard, s.key, s.raw, list(s.long), list(s.rewrites)] for s in samples]),
         }
     )

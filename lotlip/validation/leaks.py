@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lotlip.data.images import open_rgb, perceptual_hash
+from lotlip.data.images import check_image
 from lotlip.data.loading.samples import is_held_out, source_of
 from lotlip.data.near_duplicates import near_pairs, parse_hashes
 from lotlip.errors import DataError
@@ -81,7 +81,7 @@ def _hashes(folder: Path, max_pixels: int) -> tuple[list[Path], list[str], list[
     for path in _images(folder):
         try:
             data = path.read_bytes()
-            hashes.append(perceptual_hash(open_rgb(data, max_pixels)))
+            hashes.append(check_image(data, max_pixels).phash)  # as the tables' hashes were made
         except FileNotFoundError:
             raise DataError(f"{path} is missing. {_again(folder)}") from None
         except DataError as error:

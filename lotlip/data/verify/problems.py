@@ -1,5 +1,6 @@
 """What can be wrong with a dataset folder: a line each, with what was expected and what arrived."""
 
+import errno
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ def check_file(manifest: Manifest, shard: Shard, role: str) -> list[Problem]:
 
     Raises:
         StorageError: S3 refuses or is away, which says nothing about the file.
+        OSError: nor does a full disk, or too many open files.
     """
     file = shard.files[role]
 
@@ -53,7 +55,11 @@ def check_file(manifest: Manifest, shard: Shard, role: str) -> list[Problem]:
         if size != file.num_bytes:
             return problem("truncated" if size < file.num_bytes else "size", f"{file.num_bytes} bytes", f"{size}")
         found = sha256_file(path)
-    except (OSError, ObjectError) as error:
+    except ObjectError as error:
+        return problem("unreadable", f"{file.num_bytes} bytes", str(error))
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
         return problem("unreadable", f"{file.num_bytes} bytes", str(error))
     return [] if found == file.sha256 else problem("sha256", file.sha256, found)
 

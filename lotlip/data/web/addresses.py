@@ -6,6 +6,11 @@ from typing import Any
 
 NOT_PUBLIC = "address is not public"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not for everyone, or meant for addresses inside others, and yet `is_global` to some versions of Python.
+_REFUSED = tuple(
+    ipaddress.ip_network(network)
+    for network in ("64:ff9b:1::/48", "fec0::/10", "::/96", "::ffff:0:0:0/96", "192.88.99.0/24")
+)
 
 
 def public_socket(address_info: Any) -> socket.socket:
@@ -32,4 +37,6 @@ def is_public(address: str) -> bool:
         if any(inner is not None and not is_public(str(inner)) for inner in embedded):
             return False
         ip = ip.ipv4_mapped or ip
+    if any(ip in network for network in _REFUSED if network.version == ip.version):
+        return False
     return ip.is_global and not ip.is_multicast
