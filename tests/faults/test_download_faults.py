@@ -158,6 +158,11 @@ def test_a_redirect_to_a_private_address_is_refused_at_its_hop(tmp_path: Path, m
         ("64:ff9b::7f00:1", False),
         ("64:ff9b::808:808", True),
         ("2002:7f00:1::", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("fec0::1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("192.88.99.1", False),
     ],
 )
 def test_which_addresses_are_public(address: str, expected: bool) -> None:

@@ -1,13 +1,17 @@
 """Datasets whose files lie in S3: killed, cut off and damaged in the middle, and never two runs at once."""
 
+import errno
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,13 +20,14 @@ from lotlip.captioning.shards import caption_shards
 from lotlip.captioning.tables import read_captions
 from lotlip.data import packing
 from lotlip.data.download import download_source
-from lotlip.data.manifest import read_manifest
+from lotlip.data.manifest import Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.shards import ShardReader
 from lotlip.data.tables import read_rows
 from lotlip.data.verify.datasets import verify_dataset
 from lotlip.data.verify.repair import repair_dataset
 from lotlip.errors import DataError, StorageError
 from lotlip.params import Download, ScenesSource, load_params
+from lotlip.records import publish_folder
 from lotlip.storage import objects
 from lotlip.storage.leases import leased
 from tests.captioning.samples import captioner_params
@@ -230,6 +235,43 @@ def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
     project.train(name="alone", work="fourth", callbacks=(Outage(monkeypatch),), root=root)
     assert (tmp_path / "alone" / "model.safetensors").read_bytes() == weights[0]
     assert "warning: no copy of the checkpoint" in capfd.readouterr().out
+
+
+def test_shards_with_equal_bytes_are_one_object_and_whole(s3: S3Server, tmp_path: Path) -> None:
+    download(tmp_path, f"s3://{BUCKET}/{time.time_ns()}")
+    images = read_manifest(tmp_path / "out", "images")
+    empty = tmp_path / "quarantine"
+    with publish_folder(empty) as staging:
+        shards = []
+        for shard in images.shards:
+            write_table(staging / f"{shard.name}.parquet")
+            files = {"table": describe_file(staging, f"{shard.name}.parquet")}
+            shards.append(Shard(shard.name, 0, files, shard.files["tar"].sha256))
+        write_manifest(staging, "quarantine", shards, f"s3://{BUCKET}/equal")
+    assert len({shard.files["table"].path for shard in read_manifest(empty).shards}) == 1
+    for _ in range(5):
+        assert not verify_dataset(empty, [tmp_path / "out"]).problems
+
+
+def test_a_full_disk_says_nothing_about_objects(s3: S3Server, tmp_path: Path) -> None:
+    download(tmp_path, f"s3://{BUCKET}/{time.time_ns()}")
+
+    def on_a_small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            verify_dataset(tmp_path / "out")
+        except OSError as error:
+            os._exit(7 if error.errno == errno.EFBIG else 8)
+        os._exit(0)
+
+    assert child(on_a_small_disk) == 7
+
+
+def write_table(path: Path) -> None:
+    """An empty quarantine."""
+    schema = pa.schema([(name, pa.string()) for name in ("key", "subject", "reason")])
+    pq.write_table(pa.Table.from_pylist([], schema=schema), path)
 
 
 @pytest.mark.parametrize("role", ["tar", "table"])

@@ -12,6 +12,7 @@ from lotlip.data.shards import ShardReader
 from lotlip.errors import DataError, ModelError
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.processor import LotlipProcessor
+from lotlip.params import Method
 from lotlip.text.subcaptions import normalize_long
 from lotlip.training.curve import slot_names, write_curve
 from tests.training.tiny_training import LIT, LOTLIP, UNLOCKED, KillAt, Project, pixels_of
@@ -48,6 +49,17 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(project: Project) -
     assert weights(project) == expected
     project.train(work="work3", seed=1)
     assert weights(project) != expected
+
+
+@pytest.mark.parametrize("method", [LOTLIP, UNLOCKED])
+def test_other_images_under_the_same_keys_are_trained_on_anew(project: Project, method: Method) -> None:
+    project.train(method)
+    first = weights(project)
+    project.repaint()
+    project.train(method)
+    again = weights(project)
+    project.train(method, work="fresh")
+    assert again == weights(project) != first
 
 
 @pytest.mark.parametrize("every", [None, 1, 3])

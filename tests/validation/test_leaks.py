@@ -162,3 +162,20 @@ def test_inputs_are_those_that_params_name() -> None:
     params = load_params(Path(__file__).parents[2] / "params.yaml")
     with pytest.raises(DataError, match=r"nowhere/images/scenes/manifest.json is missing"):
         open_inputs(params, Path("nowhere"))
+
+
+def test_equal_pixels_in_other_bytes_have_equal_hashes(photos: Dataset, tmp_path: Path) -> None:
+    """The tables' hashes and those of the evaluation sets are made in the same way, from whatever a decoder gives."""
+    rules = photos.rules.leaks.model_copy(update={"max_distance": 0})
+    photos.rules = photos.rules.model_copy(update={"leaks": rules})
+    large = [picture(i).resize((640, 480), Image.Resampling.BICUBIC) for i in range(len(KEYS))]
+
+    def jpeg(one: Image.Image, comment: str) -> bytes:
+        buffer = io.BytesIO()
+        one.save(buffer, format="JPEG", quality=85, comment=comment)
+        return buffer.getvalue()
+
+    photos.images = [row(key, jpeg(one, "")) for key, one in zip(KEYS, large, strict=True)]
+    shown = {f"{i}.jpg": jpeg(one, "said again") for i, one in enumerate(large[:12])}
+    photos.evalsets = {"long": write_evalset(tmp_path / "evalsets/long", shown)}
+    assert {key for key, reasons in reasons_of(photos).items() if "leak:long" in reasons} == set(KEYS[:12])
