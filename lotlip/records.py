@@ -75,6 +75,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
+    except NotADirectoryError:
+        raise DataError(f"{path.parent} is a file; expected a folder with {path.name}.") from None
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run the stage that writes it (`dvc repro`).") from None
     except ValueError as error:

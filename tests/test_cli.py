@@ -77,6 +77,9 @@ def test_heavy_packages_wait_for_their_command() -> None:
         (("import-captions", "none.csv", "data/none", "out", "--long-column", "long"), "data/none/manifest.json"),
         (("configure", "conf/none.yaml"), "the overlays here are conf/"),
         (("verify", "data/none"), "data/none/manifest.json is missing"),
+        (("verify", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
+        (("stats", "manifest", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
+        (("evaluate", "models/none", "--dataset", "params.yaml"), "params.yaml is a file"),
     ],
 )
 def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) -> None:

@@ -185,3 +185,37 @@ def test_a_bad_overlay_changes_nothing(target: Path) -> None:
     with pytest.raises(ParamsError, match="is missing"):
         apply_overlays([target.with_name("none.yaml")], [], target)
     assert target.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "message"),
+    [
+        ("storage.root", "s3://UPPER/x", "expected s3://bucket/prefix"),
+        ("storage.root", "https://bucket/x", "expected s3://bucket/prefix"),
+        ("sources.web.path", "s3:///x.tsv", "expected a path, or s3://bucket/key"),
+        ("sources.web.path", "http://foo/x.tsv", "expected a path, or s3://bucket/key"),
+        ("sources.web.filters", {"punsafe": {"min": 5, "max": 3}}, "nothing is at least 5 and at most 3"),
+        ("sources.web.filters", {"punsafe": {"max": 1}, 1: {"max": 1}}, "do one or the other"),
+        ("validate.raw.languages", ["english"], "validate.raw.languages"),
+    ],
+)
+def test_values_that_cannot_be_meant(values: Any, dotted: str, value: object, message: str) -> None:
+    values["sources"]["web"] = {"kind": "url_table", "path": "web.tsv", "layout": "cc3m"}
+    set_at(values, dotted, value)
+    with pytest.raises(ParamsError, match=message):
+        parse_params(values, "params.yaml")
+
+
+def test_places_in_s3_stay_text_and_paths_are_paths(values: Any) -> None:
+    values["sources"] = {
+        name: {"kind": "url_table", "path": path, "layout": "cc3m", "filters": None}
+        for name, path in (("here", "data/cc3m.tsv"), ("there", "s3://bucket/cc3m.tsv"))
+    }
+    sources = parse_params(values, "params.yaml").sources
+    assert (sources["here"].path, sources["there"].path) == (Path("data/cc3m.tsv"), "s3://bucket/cc3m.tsv")
+    assert sources["here"].model_dump()["filters"] == {}
+
+
+def test_no_is_a_language_to_the_file_as_to_the_merge(target: Path) -> None:
+    apply_overlays([], ["validate.raw.languages=[no, en]"], target)
+    assert load_params(target).validate_.raw.languages == ["no", "en"]

@@ -26,6 +26,9 @@ def main() -> None:
     """Run the command line; a user's error becomes one message and exit status 1."""
     try:
         app()
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -6,11 +6,16 @@ from typing import Any
 import typer
 
 
-def check_new(out: Path, kind: str) -> None:
-    """Refuse to replace what an earlier run of the same command has not made, and a place that cannot be written."""
+def check_new(out: Path, kind: str, *, is_changed: bool = True) -> None:
+    """Refuse a place that cannot be written, or where something is already.
+
+    With `is_changed`, what an earlier run of the same command made there is to be replaced.
+    """
     from lotlip.errors import DataError
     from lotlip.records import read_json
 
+    if out.exists() and not is_changed:
+        raise DataError(f"{out} is there already: name a new folder, or remove it.")
     if out.exists():
         record = read_json(out / "manifest.json") if (out / "manifest.json").is_file() else None
         if not isinstance(record, dict) or record.get("kind") != kind:

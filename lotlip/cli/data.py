@@ -42,7 +42,7 @@ def download(
     from lotlip.data.download import download_source
     from lotlip.params import UrlTableSource, load_params
 
-    check_new(out, "images")
+    check_new(out, "images", is_changed=bool(retry))
     params = load_params()
     settings = params.download
     updates: dict[str, Any] = {"allow_private_hosts": allow_private_hosts or settings.allow_private_hosts}

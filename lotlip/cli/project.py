@@ -23,10 +23,14 @@ def configure(
     if not overlays and not settings:
         raise typer.BadParameter("give an overlay file or --set section.key=value")
     apply_overlays(overlays or [], settings or [])
-    for name, source in load_params().sources.items():
+    params = load_params()
+    name = params.validate_.baseline
+    if name is not None and not Path(f"conf/baselines/{name}.json").is_file():
+        print(f"warning: validate.baseline: conf/baselines/{name}.json is missing; null has none.", file=sys.stderr)
+    for name, source in params.sources.items():
         if isinstance(source.path, Path) and not source.path.exists():
             print(f"warning: sources.{name}.path: {source.path} is missing; `dvc repro` needs it.", file=sys.stderr)
-    print("params.yaml is up to date: `git diff params.yaml` shows it, `dvc repro` runs it.")
+    print("params.yaml is written: `git diff params.yaml` shows the change, `dvc repro` runs it.")
 
 
 @app.command()

@@ -148,9 +148,20 @@ def _check_ceiling(report: dict[str, Any], ceiling: float, folder: Path, shards:
         from lotlip.data.web.reopening import reopen_failed
 
         reopen_failed(folder, shards)
+    if report["filtered"] == report["requested"]:
+        columns = ", ".join(f"{error} ({count})" for error, count in report["errors"].items())
+        raise CeilingError(f"Source {report['source']}: all {report['requested']} rows were left out: {columns}.")
     frequent = ", ".join(f"{error} ({count})" for error, count in list(report["errors"].items())[:5])
     if any(error.startswith("address refused") for error in report["errors"]):
         frequent += "; `download.allow_private_hosts: true` lets URLs point to this machine and private networks"
+    if "invalid URL" in report["errors"]:
+        urls = (
+            row.url
+            for shard in shards
+            for row in read_rows(folder / shard.files["table"].path)
+            if row.error == "invalid URL"
+        )
+        frequent += f"; one such URL is {next(urls)!r}: is it the right column, does it need url_prefix?"
     wanted = report["requested"] - report["filtered"]
     raise CeilingError(
         f"Source {report['source']}: {wanted - report['success']} of {wanted} rows failed "

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lotlip.params.section import Location, PositiveFloat, PositiveInt, Section, Share
 
@@ -38,6 +38,8 @@ class ColumnFilter(Section):
     def _check(self) -> "ColumnFilter":
         if all(each is None for each in (self.min, self.max, self.in_, self.not_in)):
             raise ValueError("a filter needs one of min, max, in, not_in")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"nothing is at least {self.min:g} and at most {self.max:g}")
         return self
 
 
@@ -55,13 +57,17 @@ class UrlTableSource(Section):
     url_column: Column | None = None
     caption_column: Column | None = None
     url_prefix: str = ""
-    filters: dict[Column, ColumnFilter] = Field(default_factory=dict)
+    filters: Annotated[dict[Column, ColumnFilter], BeforeValidator(lambda value: value or {})] = Field(
+        default_factory=dict
+    )
     held_out_share: Share = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> "UrlTableSource":
         if self.layout is None and (self.url_column is None or self.caption_column is None):
             raise ValueError("give a layout, or url_column and caption_column")
+        if len({type(column) for column in self.filters}) > 1:
+            raise ValueError("filters name some columns and number others: do one or the other")
         return self
 
 

@@ -4,7 +4,6 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError
 
 from lotlip.errors import ParamsError
@@ -77,11 +76,14 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ParamsError: the file is missing or not YAML, a key is unknown or missing, or a value does not fit.
     """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
-        values = yaml.safe_load(path.read_text())
+        values = YAML(typ="safe", pure=True).load(path.read_text())  # YAML 1.2 as DVC reads it: `no` is a text
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run from the project's top folder.") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from None
     return parse_params(values, str(path))
 

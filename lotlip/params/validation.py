@@ -21,7 +21,7 @@ class RawRules(Section):
     min_tokens: Annotated[int, Field(ge=0)]
     max_tokens: PositiveInt
     allow_markup: bool
-    languages: Annotated[list[str], Field(min_length=1)] | None
+    languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]], Field(min_length=1)] | None
     min_language_probability: Share
     max_repeats: PositiveInt | None
     max_duplicate_share: Share

@@ -83,7 +83,7 @@ def test_what_is_left_out_is_counted_and_never_fetched(tmp_path: Path) -> None:
         report = download_source(source, "web", settings(max_failed_share=0.0), tmp_path / "out", tmp_path / "work")
         assert set(server.hits) == {"/ok/0", "/ok/5"}
         nothing = source.model_copy(update={"filters": {"punsafe": ColumnFilter(min=2.0)}})
-        with pytest.raises(CeilingError, match=r"at least one row must succeed.*filtered: punsafe \(8\)"):
+        with pytest.raises(CeilingError, match=r"all 8 rows were left out: filtered: punsafe \(8\)"):
             download_source(nothing, "none", settings(), tmp_path / "none", tmp_path / "work2")
     counts = {name: report[name] for name in ("requested", "success", "rejected", "filtered", "failed_share")}
     assert counts == {"requested": 8, "success": 2, "rejected": 6, "filtered": 6, "failed_share": 0.0}
