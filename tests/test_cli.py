@@ -79,7 +79,6 @@ def test_heavy_packages_wait_for_their_command() -> None:
         (("verify", "data/none"), "data/none/manifest.json is missing"),
         (("verify", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
         (("stats", "manifest", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
-        (("evaluate", "models/none", "--dataset", "params.yaml"), "params.yaml is a file"),
     ],
 )
 def test_a_users_error_is_one_message(arguments: tuple[str, ...], message: str) -> None:
