@@ -61,8 +61,8 @@ def import_shards(source: ShardsSource, name: str, settings: Download, folder: P
     """Bring every tar of the source into `folder` as a finished shard.
 
     A tar whose samples are all good, and none larger than `settings.resize`, is copied as it is (not linked: DVC makes
-    the files it keeps read-only); otherwise its good samples are packed anew. img2dataset's parquet beside it tells of the rows
-    that failed.
+    the files it keeps read-only); otherwise its good samples are packed anew. img2dataset's parquet beside it tells of
+    the rows that failed.
 
     Raises:
         DataError: there are no tars, or one is truncated or holds fewer samples than its `_stats.json` says.
