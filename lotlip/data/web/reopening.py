@@ -71,8 +71,9 @@ def _check_files(manifest: Manifest) -> None:
             path = manifest.path(shard, role)
             if not path.is_file() or sha256_file(path) != file.sha256:
                 raise DataError(
-                    f"{path} is damaged or missing, its sha256 is not the manifest's. Before any retry run `dvc checkout "
-                    f"--force` to bring it back, or `lotlip verify {manifest.folder} --repair` to remove its shard."
+                    f"{path} is damaged or missing, its sha256 is not the manifest's. Before any retry run "
+                    f"`dvc checkout --force` to bring it back, or `lotlip verify {manifest.folder} --repair` to take "
+                    "its shard out."
                 )
 
 
