@@ -107,7 +107,9 @@ def test_verify_names_repairs_and_is_quiet_afterwards(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "found.json").read_text())["damaged_shards"] == ["s-00000"]
     done = lotlip("verify", str(images), "--repair")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].startswith(f"next: lotlip download {images}.damaged/refetch.tsv NEWFOLDER")
+    table, stage = done.stdout.splitlines()[-2:]
+    assert table.startswith(f"next: lotlip download {images}.damaged/refetch.tsv NEWFOLDER")
+    assert stage == "or: dvc repro -f download@s"
     done = lotlip("verify", str(images), "--repair")
     assert (done.returncode, done.stdout) == (0, f"{images}: images, 1 shards, 2 samples: whole\n")
     done = lotlip("verify", str(captions), "--images", str(images))

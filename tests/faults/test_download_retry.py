@@ -15,6 +15,7 @@ from lotlip.data.shards import ShardReader
 from lotlip.data.tables import Row, error_class, read_rows
 from lotlip.errors import DataError
 from lotlip.params import UrlTableSource
+from tests.data.datasets import flip
 from tests.data.fault_server import jpeg, running_server
 from tests.data.folders import folder_bytes, settings, tsv_source
 from tests.faults.test_download_faults import check_every_boundary
@@ -78,6 +79,67 @@ def test_a_retry_without_an_aim_says_what_there_is(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"manifest\.json is missing"):
             download_source(source, "none", settings(), tmp_path / "none", work, retry=["HTTP 404"])
     assert folder_bytes(out) == before
+
+
+def test_a_damaged_dataset_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """One flipped byte in a tar without a row to try again, in one with, and in a table; then a missing file."""
+    out, work = tmp_path / "web", tmp_path / "work"
+    with running_server() as server:
+        source = table(tmp_path, server.url)
+        download_source(source, "web", settings(num_retries=0), out, work)
+        whole, asked = folder_bytes(out), Counter(server.hits)
+        for name in ("web-00001.tar", "web-00000.tar", "web-00002.parquet"):
+            flip(out / name, 700)
+            damaged = folder_bytes(out)
+            with pytest.raises(DataError, match=rf"{name} is damaged or missing.*`lotlip verify {out} --repair`"):
+                download_source(source, "web", settings(num_retries=0), out, work, retry=["HTTP 404"])
+            assert folder_bytes(out) == damaged
+            flip(out / name, 700)
+        (out / "web-00001.tar").unlink()
+        with pytest.raises(DataError, match=r"web-00001.tar is damaged or missing"):
+            download_source(source, "web", settings(num_retries=0), out, work, retry=["HTTP 404"])
+        (out / "web-00001.tar").write_bytes(whole["web-00001.tar"])
+        assert server.hits == asked
+        report = download_source(source, "web", settings(num_retries=0), out, work, retry=["HTTP 404"])
+        assert report["errors"]["HTTP 404"] == 1
+
+
+def test_a_retry_with_other_filters_is_refused(tmp_path: Path) -> None:
+    paths = ("ok/1", "flaky/404/1/2", "ok/3", "flaky/404/1/4")
+    rows = "".join(f"{path}\ta\t0.{number}\n" for number, path in enumerate(paths))
+    (tmp_path / "t.tsv").write_text(f"url\tcaption\tpunsafe\n{rows}")
+    out, work = tmp_path / "web", tmp_path / "work"
+
+    def source(most: float, url: str) -> UrlTableSource:
+        return UrlTableSource.model_validate(
+            {"kind": "url_table", "path": tmp_path / "t.tsv", "format": "tsv", "url_column": "url", "url_prefix": url}
+            | {"caption_column": "caption", "filters": {"punsafe": {"max": most}}}
+        )
+
+    with running_server() as server:
+        download_source(source(0.25, server.url), "web", settings(num_retries=0), out, work)
+        before = folder_bytes(out)
+        for most in (0.05, 0.15, 0.9):  # leaves out the failed row, too; a good one; none
+            with pytest.raises(DataError, match=r"with these filters.*give the same table, columns, filters"):
+                download_source(source(most, server.url), "web", settings(), out, work, retry=["HTTP 404"])
+        assert folder_bytes(out) == before
+        download_source(source(0.25, server.url), "web", settings(), out, work, retry=["HTTP 404"])
+    assert [row.status for row in read_all(out)] == ["success", "success", "success", "rejected"]
+
+
+def test_rejected_rows_keep_their_cells_in_a_retry(tmp_path: Path) -> None:
+    """Another address of the same server: only the row that is tried again comes from there."""
+    out, work = tmp_path / "web", tmp_path / "work"
+    with running_server() as server:
+        rows = [("flaky/404/1/1", "a"), ("ok/2", "b"), ("ok/2", "b")]
+        source = tsv_source(tmp_path / "t.tsv", rows, server.url)
+        download_source(source, "web", settings(num_retries=0), out, work)
+        before = read_all(out)
+        moved = source.model_copy(update={"url_prefix": server.url.replace("127.0.0.1", "localhost")})
+        download_source(moved, "web", settings(num_retries=0), out, work, retry=["HTTP 404"])
+    after = read_all(out)
+    assert (after[0].status, after[0].url) == ("success", f"{moved.url_prefix}/flaky/404/1/1")
+    assert after[1:] == before[1:]
 
 
 def test_the_command_tries_again_by_class(tmp_path: Path) -> None:

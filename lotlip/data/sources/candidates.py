@@ -39,31 +39,34 @@ class Candidate:
 def pack_candidates(candidates: Iterable[Candidate], name: str, settings: Download, folder: Path) -> list[Shard]:
     """Check the candidates' images and pack them into finished shards in `folder`, in their order.
 
-    Shards that an earlier run finished are kept. Of candidates with equal parts the first counts; the others are
-    rejected with `repeats row N`.
+    Shards that an earlier run finished are kept. Of candidates with equal parts and no problem the first counts; the
+    others are rejected with `repeats row N`.
     """
     keys = Keys()
     shards = []
     progress = Progress(f"import {name}")
     with ThreadPoolExecutor(settings.workers or os.cpu_count()) as threads:
         for number, batch in enumerate(_batches(candidates, settings.shard_size)):
-            taken = [(candidate, *keys.take(*candidate.parts)) for candidate in batch]
+            taken = [(candidate, *keys.take(*candidate.parts, problem=candidate.problem)) for candidate in batch]
             shard_name = f"{name}-{number:05d}"
             if (shard := finished_shard(folder, shard_name)) is None:
-                shard = pack_shard(folder, shard_name, _items(taken, settings.max_pixels, threads, progress))
+                shard = pack_shard(folder, shard_name, _items(taken, settings, threads, progress))
             shards.append(shard)
     return shards
 
 
 def _items(
-    taken: Sequence[tuple[Candidate, str, str | None]], max_pixels: int, threads: ThreadPoolExecutor, progress: Progress
+    taken: Sequence[tuple[Candidate, str, str | None]],
+    settings: Download,
+    threads: ThreadPoolExecutor,
+    progress: Progress,
 ) -> Iterator[Item]:
     def check(one: tuple[Candidate, str, str | None]) -> Item:
-        candidate, key, repeats = one
-        if problem := repeats or candidate.problem:
+        candidate, key, problem = one
+        if problem is not None:
             return Item(Row(key, candidate.url, "rejected", problem, candidate.caption))
         try:
-            picture = check_image(candidate.read(), max_pixels)
+            picture = check_image(candidate.read(), settings.max_pixels, settings.resize)
         except DataError as error:
             return Item(Row(key, candidate.url, "failed_to_decode", str(error), candidate.caption))
         sizes = (picture.width, picture.height, picture.sha256, picture.phash)

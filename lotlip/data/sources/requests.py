@@ -32,7 +32,11 @@ def sample_key(*parts: bytes) -> str:
 
 
 class Keys:
-    """Gives every row of a source a key of its own; of rows with equal parts the first counts."""
+    """Gives every row of a source a key of its own; of rows with equal parts the first that stays counts.
+
+    That one has the plain key of its parts, whatever comes before it. Rows with a problem, those that a filter leaves
+    out included, have keys of a series of their own: they take no other row's key, and are nobody's first row.
+    """
 
     def __init__(self) -> None:
         self._first_rows = FirstRows()
@@ -42,23 +46,25 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._num_rows)
 
-    def take(self, *parts: bytes) -> tuple[str, str | None]:
-        """The next row's key, and `repeats row N` (rows counted from 1) where it is not the first."""
+    def take(self, *parts: bytes, problem: str | None = None) -> tuple[str, str | None]:
+        """The next row's key, and why it is rejected: its problem, or `repeats row N` (rows counted from 1)."""
         self._num_rows += 1
+        if problem is not None:
+            parts = (b"left out", *parts)
         key = sample_key(*parts)
         first = self._first_rows.add(bytes.fromhex(key), self._num_rows)
         if first == self._num_rows:
-            return key, None
+            return key, problem
         self._num_repeats[key] = self._num_repeats.get(key, 0) + 1
-        return sample_key(*parts, b"repeat %d" % self._num_repeats[key]), f"repeats row {first}"
+        return sample_key(*parts, b"repeat %d" % self._num_repeats[key]), problem or f"repeats row {first}"
 
 
 def read_requests(source: UrlTableSource) -> Iterator[Request]:
     """Yield a request for every row of a URL table, in order, each with a key of its own.
 
-    The key comes from the cells as they stand, so it does not change with `url_prefix`. Of rows with equal
-    cells the first counts; the others are rejected with `repeats row N` (N counts rows from 1, without the
-    header). What the source's filters leave out is rejected as `filtered: <column>: <reason>`.
+    The key comes from the cells as they stand, so it does not change with `url_prefix`. What the source's filters
+    leave out is rejected as `filtered: <column>: <reason>`. Of the other rows with equal cells the first counts; the
+    rest are rejected with `repeats row N` (N counts rows from 1, without the header).
 
     Raises:
         DataError: as `read_cells`, and when the table has no rows.
@@ -67,8 +73,7 @@ def read_requests(source: UrlTableSource) -> Iterator[Request]:
     filters = list(source.filters.items())
     for record in read_cells(local_path(source.path), source.format, _columns(source), list(source.filters)):
         url, caption = (cell or b"" for cell in record.cells[:2])
-        key, repeats = keys.take(url, caption)
-        problem = repeats or record.problem or left_out(filters, record.cells[2:])
+        key, problem = keys.take(url, caption, problem=record.problem or left_out(filters, record.cells[2:]))
         yield _request(key, url, caption, source.url_prefix, problem)
     if not keys:
         raise DataError(f"Table {source.path} has no rows: there is nothing to download.")

@@ -60,8 +60,9 @@ def find_tars(source: ShardsSource) -> list[list[Location]]:
 def import_shards(source: ShardsSource, name: str, settings: Download, folder: Path) -> list[Shard]:
     """Bring every tar of the source into `folder` as a finished shard.
 
-    A tar whose samples are all good is copied as it is (not linked: DVC makes the files it keeps read-only);
-    otherwise its good samples are packed anew. img2dataset's parquet beside it tells of the rows that failed.
+    A tar whose samples are all good, and none larger than `settings.resize`, is copied as it is (not linked: DVC makes
+    the files it keeps read-only); otherwise its good samples are packed anew. img2dataset's parquet beside it tells of
+    the rows that failed.
 
     Raises:
         DataError: there are no tars, or one is truncated or holds fewer samples than its `_stats.json` says.
@@ -75,7 +76,7 @@ def import_shards(source: ShardsSource, name: str, settings: Download, folder: P
             shard_name = f"{name}-{number:05d}"
             if (shard := finished_shard(folder, shard_name)) is None:
                 with _brought_here(files, folder) as tar:
-                    shard = _import_tar(tar, shard_name, folder, settings.max_pixels, seen, threads, progress)
+                    shard = _import_tar(tar, shard_name, folder, settings, seen, threads, progress)
             seen.update(row.key for row in read_rows(folder / shard.files["table"].path))
             shards.append(shard)
     return shards
@@ -102,7 +103,7 @@ def _import_tar(
     tar: Path,
     name: str,
     folder: Path,
-    max_pixels: int,
+    settings: Download,
     seen: set[str],
     threads: ThreadPoolExecutor,
     progress: Progress,
@@ -113,7 +114,7 @@ def _import_tar(
             _check_stats(tar, len(reader.keys))
         rows: list[Row] = []
         changed: set[str] = set()
-        for key, found in _pictures(reader, max_pixels, threads):
+        for key, found in _pictures(reader, settings, threads):
             row = _row(reader, key, found, told.get(key), key in seen)
             if row.status == "success" and isinstance(found, Picture) and found.data != reader.image(key):
                 changed.add(key)
@@ -123,18 +124,20 @@ def _import_tar(
         is_whole = not changed and all(row.status == "success" for row in rows)
         rows += [row for key, row in told.items() if key not in samples]
         if not is_whole:
-            return pack_shard(folder, name, _items(reader, rows, changed, max_pixels))
+            return pack_shard(folder, name, _items(reader, rows, changed, settings))
         with atomic_path(folder / f"{name}.tar") as temporary:
             shutil.copyfile(tar, temporary)
         return mark_finished(folder, name, len(samples), rows)
 
 
-def _pictures(reader: ShardReader, max_pixels: int, threads: ThreadPoolExecutor) -> Iterator[tuple[str, Picture | str]]:
+def _pictures(
+    reader: ShardReader, settings: Download, threads: ThreadPoolExecutor
+) -> Iterator[tuple[str, Picture | str]]:
     """Yield every key with its checked picture, or the reason why there is none."""
 
     def check(data: bytes) -> Picture | str:
         try:
-            return check_image(data, max_pixels) if data else "no image in the tar"
+            return check_image(data, settings.max_pixels, settings.resize) if data else "no image in the tar"
         except DataError as error:
             return str(error)
 
@@ -161,12 +164,12 @@ def _row(reader: ShardReader, key: str, found: Picture | str, told: Row | None, 
     )
 
 
-def _items(reader: ShardReader, rows: Sequence[Row], changed: set[str], max_pixels: int) -> Iterator[Item]:
+def _items(reader: ShardReader, rows: Sequence[Row], changed: set[str], settings: Download) -> Iterator[Item]:
     for row in rows:
         if row.status != "success":
             yield Item(row)
         elif row.key in changed:
-            picture = check_image(reader.image(row.key), max_pixels)
+            picture = check_image(reader.image(row.key), settings.max_pixels, settings.resize)
             yield Item(row, picture.data, picture.extension)
         else:
             yield Item(row, reader.image(row.key), reader.extension(row.key))

@@ -13,6 +13,7 @@ from lotlip.data.verify.images import check_images
 from lotlip.data.verify.problems import Problem
 from lotlip.data.verify.sidecars import Images, check_every_shard, check_sidecar, find_images
 from lotlip.errors import DataError
+from lotlip.storage.objects import is_s3
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,16 @@ def _check_names(manifest: Manifest) -> list[Problem]:
         Problem(name, "manifest.json", "", "duplicate", "shards with names of their own", f"{count}", is_damage=False)
         for name, count in counts.items()
         if count > 1
-    ]
+    ] + [problem for shard in manifest.shards for problem in _check_name(manifest, shard)]
+
+
+def _check_name(manifest: Manifest, shard: Shard) -> Iterator[Problem]:
+    """What no hash protects: a shard's files here bear its name, and images are made from no other images."""
+    for file in shard.files.values():
+        if not is_s3(file.path) and (stem := PurePosixPath(file.path).stem) != shard.name:
+            yield Problem(shard.name, "manifest.json", "", "name", f"{stem}, as of its file {file.path}", shard.name)
+    if manifest.kind == "images" and shard.of is not None:
+        yield Problem(shard.name, "manifest.json", "", "of", "null for images", str(shard.of))
 
 
 def _unnamed_files(manifest: Manifest) -> list[Problem]:

@@ -27,8 +27,9 @@ _ONE_LINE = str.maketrans("\t\r\n", "   ")
 class Repair:
     """What a repair did and what it leaves to do.
 
-    `rows` were written to `refetch.tsv`; `without_url` others no download can bring back. Of the shards `without_table`
-    only samples with readable metadata are among them.
+    `rows` were written to `refetch.tsv`; `without_url` others no download can bring back. Neither counts what the
+    source rejected (filters, repeats, robots): nobody asked for its images. Of the shards `without_table` only samples
+    with readable metadata are among them. Any one command of `next` may do.
     """
 
     folder: str
@@ -45,12 +46,12 @@ class Repair:
         if self.rows:
             yield f"{self.folder}/refetch.tsv has the URL and caption of {self.rows} rows to get again"
         if self.without_url:
-            yield f"{self.without_url} rows have no URL: they come from a source that is no URL table"
+            yield f"{self.without_url} rows have no http(s) URL: only their stage can bring them back"
         if self.without_table:
             names = ", ".join(self.without_table)
             yield f"tables damaged, only rows of samples with readable metadata are listed: {names}"
-        for command in self.next:
-            yield f"next: {command}"
+        for number, command in enumerate(self.next):
+            yield f"{'or' if number else 'next'}: {command}"
 
 
 def repair_dataset(findings: Findings) -> Repair | None:
@@ -109,7 +110,7 @@ def _list_rows(findings: Findings, away: Path, repair: Repair) -> None:
         if shard.files["table"].path in bad_files:
             repair.without_table.append(shard.name)
         for url, caption in _rows(manifest, shard, shard.name not in repair.without_table):
-            if url:
+            if url.startswith(("http://", "https://")):  # an image folder's rows hold paths
                 lines.append(f"{_cell(url)}\t{_cell(caption)}")
             else:
                 repair.without_url += 1
@@ -117,10 +118,11 @@ def _list_rows(findings: Findings, away: Path, repair: Repair) -> None:
 
 
 def _rows(manifest: Manifest, shard: Shard, has_table: bool) -> Iterator[tuple[str, str]]:
-    """URL and caption of every row, or where the table is damaged of every sample whose metadata can be read."""
+    """URL and caption of every row that was wanted, or of every sample with readable metadata if there is no table."""
     if has_table:
-        for row in read_records(manifest.path(shard, "table"), ("url", "caption")):
-            yield row["url"] or "", row["caption"] or ""
+        for row in read_records(manifest.path(shard, "table"), ("url", "caption", "status")):
+            if row["status"] != "rejected":
+                yield row["url"] or "", row["caption"] or ""
     elif (tar := _tar_here(manifest, shard)) is not None:
         for record in read_samples(tar):
             yield str(record.get("url") or ""), str(record.get("caption") or "")
@@ -153,4 +155,4 @@ def _next_steps(kind: Kind, name: str, away: Path, repair: Repair) -> list[str]:
     if kind != "images":
         return [f"dvc repro -f {'validate' if kind == 'quarantine' else kind}"]
     table = f"lotlip download {away}/refetch.tsv NEWFOLDER --url-column url --caption-column caption"
-    return [*([table] if repair.rows else []), *([f"dvc repro -f download@{name}"] if repair.without_url else [])]
+    return [*([table] if repair.rows else []), f"dvc repro -f download@{name}"]

@@ -10,12 +10,12 @@ from lotlip.data.manifest import Manifest, Shard, read_manifest
 from lotlip.data.packing import Item, link_or_copy, mark_path
 from lotlip.data.shards import ShardReader
 from lotlip.data.sources.requests import read_requests
-from lotlip.data.tables import Row, error_class, read_rows
+from lotlip.data.tables import FILTERED, Row, error_class, read_rows
 from lotlip.data.web.journal import Journal
 from lotlip.data.web.url_download import batches
 from lotlip.errors import DataError
 from lotlip.params import Download, UrlTableSource
-from lotlip.records import write_json
+from lotlip.records import sha256_file, write_json
 
 
 def reopen_failed(folder: Path, shards: Sequence[Shard]) -> None:
@@ -30,15 +30,17 @@ def reopen_published(
     """Bring the dataset in `out` into `folder` as finished shards, and open those with rows that failed with an
     error of the given classes (or with exactly that error).
 
-    Done once: where a killed run did it, its shards and journals stay as they are.
+    Done once: where a killed run did it, its shards and journals (hard links of the dataset's files in part) stay as
+    they are.
 
     Raises:
-        DataError: `out` is no dataset of this table and shard size, or has no such row.
+        DataError: `out` is damaged, is no dataset of this table, shard size and filters, or has no such row.
     """
+    manifest = read_manifest(out, "images")
+    _check_files(manifest)
     done = folder / "reopened.json"
     if done.is_file():
         return
-    manifest = read_manifest(out, "images")
     _check_same_rows(source, settings, manifest)
     for shard in manifest.shards:
         _restore(manifest, shard, folder)
@@ -62,14 +64,33 @@ def _restore(manifest: Manifest, shard: Shard, folder: Path) -> None:
     write_json(mark_path(folder, shard.name), asdict(replace(shard, files=files)))
 
 
+def _check_files(manifest: Manifest) -> None:
+    """Every byte, before anything is touched: from a damaged shard, good images would be lost with the bad."""
+    for shard in manifest.shards:
+        for role, file in shard.files.items():
+            path = manifest.path(shard, role)
+            if not path.is_file() or sha256_file(path) != file.sha256:
+                raise DataError(
+                    f"{path} is damaged or missing, its sha256 is not the manifest's. Before any retry run "
+                    f"`dvc checkout --force` to bring it back, or `lotlip verify {manifest.folder} --repair` to take "
+                    "its shard out."
+                )
+
+
 def _check_same_rows(source: UrlTableSource, settings: Download, manifest: Manifest) -> None:
     for requests, shard in zip_longest(batches(read_requests(source), settings.shard_size), manifest.shards):
-        keys = [] if shard is None else [row.key for row in read_rows(manifest.path(shard, "table"))]
-        if [request.key for request in requests or ()] != keys:
+        asked = [(request.key, _filtered(request.reason)) for request in requests or ()]
+        rows = [] if shard is None else read_rows(manifest.path(shard, "table"))
+        if asked != [(row.key, _filtered(row.error)) for row in rows]:
             raise DataError(
-                f"{manifest.folder} was not made from {source.path} as it is now in shards of {settings.shard_size}: "
-                "give the same table, columns and download.shard_size, or download it anew into another folder."
+                f"{manifest.folder} was not made from {source.path} as it is now, with these filters, in shards of "
+                f"{settings.shard_size}: give the same table, columns, filters and download.shard_size, or download it "
+                "anew into another folder."
             )
+
+
+def _filtered(reason: str | None) -> str | None:
+    return reason if reason is not None and reason.startswith(FILTERED) else None
 
 
 def _reopen(folder: Path, shard: Shard, is_chosen: Callable[[Row], bool]) -> Counter[str]:

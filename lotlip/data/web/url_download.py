@@ -113,7 +113,8 @@ class _ShardLoader:
                         await self._rows.acquire()
                         task = group.create_task(self._load_one(request, journal))
                         task.add_done_callback(lambda _: self._rows.release())
-            items = (Item(_rejected(r)) if r.reason is not None else journal.item(r.key) for r in requests)
+            # The journal first: a published row that is not tried again keeps every cell.
+            items = (journal.item(r.key) if r.key in journal else Item(_rejected(r)) for r in requests)
             loop = asyncio.get_running_loop()
             shard = await loop.run_in_executor(self._threads, pack_shard, self._folder, name, items)
             journal.remove()

@@ -10,9 +10,11 @@ import pytest
 from lotlip.data.download import download_source
 from lotlip.data.manifest import read_manifest
 from lotlip.data.sources.filters import left_out
+from lotlip.data.sources.requests import read_requests
 from lotlip.data.tables import error_class
 from lotlip.errors import CeilingError, ParamsError
 from lotlip.params import ColumnFilter, UrlTableSource, parse_params
+from lotlip.records import sha256_bytes
 from lotlip.validation.tables import image_table
 from tests.data.fault_server import running_server
 from tests.data.folders import settings
@@ -90,3 +92,32 @@ def test_what_is_left_out_is_counted_and_never_fetched(tmp_path: Path) -> None:
     assert report["errors"] == {"filtered: punsafe": 4, "filtered: LANGUAGE": 2}
     judged = image_table([read_manifest(tmp_path / "out", "images")])
     assert (len(judged), judged["failed"].sum()) == (2, 0.0)
+
+
+@pytest.mark.parametrize("twins", [("0.9",), ("0.9", "0.8", "bad"), ()])
+def test_rows_that_stay_do_not_depend_on_twins_that_are_left_out(twins: tuple[str, ...], tmp_path: Path) -> None:
+    """The hash of the plain cells is the key of the first row that stays, wherever it is."""
+    cells = [*twins, "0.1", *twins, "0.2"]
+    (tmp_path / "t.tsv").write_text("url\tcaption\tpunsafe\n" + "".join(f"u\ta\t{cell}\n" for cell in cells))
+    source = UrlTableSource.model_validate(
+        {"kind": "url_table", "path": tmp_path / "t.tsv", "format": "tsv", "url_column": "url", "url_prefix": ""}
+        | {"caption_column": "caption", "filters": {"punsafe": {"max": 0.5}}}
+    )
+    requests = list(read_requests(source))
+    stay = [request for request in requests if not (request.reason or "").startswith("filtered: punsafe: ")]
+    assert [request.reason for request in stay] == [None, f"repeats row {len(twins) + 1}"]
+    assert [request.key for request in stay] == [sha256_bytes(cells)[:20] for cells in (b"u\na", b"u\na\nrepeat 1")]
+    assert len({request.key for request in requests}) == len(requests) == 2 * len(twins) + 2
+
+
+def test_repeats_of_what_is_left_out_are_no_failures(tmp_path: Path) -> None:
+    rows = "".join(f"ok/{i % 2}\ta\t{i % 2}\n" for i in range(10))  # the five rows of ok/1 are left out
+    (tmp_path / "t.tsv").write_text(f"url\tcaption\tpunsafe\nok/2\tb\t0\nok/2\tb\t9\n{rows}")
+    with running_server() as server:
+        source = UrlTableSource.model_validate(
+            {"kind": "url_table", "path": tmp_path / "t.tsv", "format": "tsv", "url_column": "url"}
+            | {"caption_column": "caption", "url_prefix": server.url, "filters": {"punsafe": {"max": 0.5}}}
+        )
+        report = download_source(source, "web", settings(), tmp_path / "out", tmp_path / "work")
+    assert report["errors"] == {"filtered: punsafe": 6, "repeats an earlier row": 4}
+    assert (report["success"], report["filtered"], report["failed_share"]) == (2, 6, round(4 / 6, 6))

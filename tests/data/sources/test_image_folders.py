@@ -1,5 +1,6 @@
 """Folders of images on disk, made here: every image and every caption becomes a row, nothing outside is read."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lotlip.data.download import download_source
 from lotlip.data.manifest import read_manifest
@@ -208,3 +210,27 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         bring_in(tmp_path)
+
+
+def test_a_row_without_caption_does_not_stand_in_for_a_later_one(tmp_path: Path) -> None:
+    put(tmp_path / "in", {"1.jpg": jpeg(1), "metadata.csv": "file_name,text\n1.jpg,\n1.jpg,\n1.jpg,One.\n1.jpg,Two.\n"})
+    _, rows = bring_in(tmp_path)
+    assert told(rows) == [
+        ("1.jpg", "rejected", "no caption", ""),
+        ("1.jpg", "rejected", "no caption", ""),
+        ("1.jpg", "success", None, "One."),
+        ("1.jpg", "rejected", "repeats row 3", "Two."),
+    ]
+    assert rows[2].key == sha256_bytes(b"file\n1.jpg")[:20]
+    assert len({row.key for row in rows}) == 4
+
+
+def test_larger_images_are_resized_and_others_keep_their_bytes(tmp_path: Path) -> None:
+    put(tmp_path / "in", {"a.jpg": jpeg(1), "a.txt": "a", "b.jpg": jpeg(2, (20, 10)), "b.txt": "b"})
+    _, rows = bring_in(tmp_path, resize={"size": 24, "mode": "longest"})
+    assert [(row.width, row.height) for row in rows] == [(24, 20), (20, 10)]
+    with ShardReader(tmp_path / "out" / "mine-00000.tar") as reader:
+        images = [reader.image(row.key) for row in rows]
+    assert Image.open(io.BytesIO(images[0])).size == (24, 20)
+    assert images[1] == jpeg(2, (20, 10))
+    assert [row.sha256 for row in rows] == [sha256_bytes(data) for data in images]

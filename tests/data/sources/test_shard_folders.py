@@ -17,6 +17,7 @@ from lotlip.data.shards import as_webdataset
 from lotlip.data.tables import Row, read_rows
 from lotlip.errors import CeilingError, DataError
 from lotlip.params import ShardsSource
+from lotlip.records import sha256_bytes
 from tests.data.fault_server import jpeg
 from tests.data.folders import folder_bytes, settings
 
@@ -150,3 +151,19 @@ def test_the_ceiling_holds_for_imports_too(tmp_path: Path) -> None:
     write_shard(tmp_path / "in", "00000", [("a", jpeg(1), b"a"), ("b", b"junk", b"b")])
     with pytest.raises(CeilingError, match=r"1 of 2 rows failed .50.0%.*not an image \(1\)"):
         bring_in(tmp_path, max_failed_share=0.4)
+
+
+def test_larger_images_are_resized_and_their_tars_packed_anew(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in", "00000", [("large", jpeg(1), b"large"), ("small", jpeg(2, (20, 10)), b"small")])
+    write_shard(tmp_path / "in", "00001", [("other", jpeg(3, (24, 10)), b"other")])
+    _, rows = bring_in(tmp_path, resize={"size": 24, "mode": "longest"})
+    assert [(row.key, row.width, row.height) for row in rows] == [
+        ("large", 24, 20),
+        ("small", 20, 10),
+        ("other", 24, 10),
+    ]
+    small = {sample["__key__"]: sample["jpg"] for sample in as_webdataset(read_manifest(tmp_path / "out", "images"))}
+    assert Image.open(io.BytesIO(small["large"])).size == (24, 20)
+    assert small["small"] == jpeg(2, (20, 10))
+    assert [row.sha256 for row in rows] == [sha256_bytes(data) for data in small.values()]
+    assert (tmp_path / "out" / "old-00001.tar").read_bytes() == (tmp_path / "in" / "00001.tar").read_bytes()

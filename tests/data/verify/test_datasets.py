@@ -353,7 +353,10 @@ def test_repair_moves_damaged_shards_and_lists_their_rows(images: Path) -> None:
         *((f"http://a/{key}", f"a {key}") for key in "abc"),
         ("http://a/s-00000", "tab and line"),
     ]
-    assert repair.next == [f"lotlip download {away}/refetch.tsv NEWFOLDER --url-column url --caption-column caption"]
+    assert list(repair.lines())[-2:] == [
+        f"next: lotlip download {away}/refetch.tsv NEWFOLDER --url-column url --caption-column caption",
+        "or: dvc repro -f download@s",
+    ]
     state = folder_bytes(images.parent)
     assert verify_dataset(images).problems == ()
     assert repair_dataset(verify_dataset(images)) is None
@@ -392,6 +395,49 @@ def test_rows_without_url_need_their_stage(images: Path) -> None:
     repair = repaired(accepted_but_for_tar(images))
     assert (repair.rows, repair.without_url) == (0, 4)
     assert repair.next == ["dvc repro -f download@s"]
+
+
+def test_what_the_source_rejected_is_not_listed(images: Path) -> None:
+    reasons = {"a": "filtered: punsafe: 0.9 is above 0.5", "b": "repeats row 1", "no-s-00000": "robots: /b"}
+
+    def reject(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        rejected = [{**row, "key": f"not-{row['key']}", "status": "rejected"} for row in rows if row["key"] in reasons]
+        broken = {**rows[-1], "url": "http://a/broken", "key": "broken", "status": "failed_to_decode"}
+        return [*rows, *rejected, {**rejected[0], "url": None, "key": "pathless"}, broken]
+
+    rewrite_table(images / TABLE, reject)
+    repair = repaired(accepted_but_for_tar(images))
+    assert (repair.rows, repair.without_url) == (5, 0)
+    lines = (images.with_name("s.damaged") / "refetch.tsv").read_text().splitlines()
+    assert [line.partition("\t")[0].rpartition("/")[2] for line in lines[1:]] == ["a", "b", "c", "s-00000", "broken"]
+
+
+def test_paths_of_an_image_folder_are_no_urls(images: Path) -> None:
+    urls = ["deep/a.jpg", "https://a/b", "ftp://a/c", "httpd.jpg"]
+    rewrite_table(images / TABLE, lambda rows: [{**row, "url": url} for row, url in zip(rows, urls, strict=True)])
+    repair = repaired(accepted_but_for_tar(images))
+    assert (repair.rows, repair.without_url) == (1, 3)
+    assert (images.with_name("s.damaged") / "refetch.tsv").read_text() == "url\tcaption\nhttps://a/b\ta b\n"
+
+
+def test_a_manifest_that_misnames_a_shard_or_its_origin(images: Path, captions: Path) -> None:
+    """What no hash protects."""
+    files = folder_bytes(images)
+    text = files["manifest.json"].decode()
+    (images / "manifest.json").write_text(text.replace('"name": "s-00001"', '"name": "s-00009"'))
+    assert [str(problem) for problem in verify_dataset(images).problems] == [
+        f"s-00009, manifest.json: name: expected s-00001, as of its file s-00001.{ending}, found s-00009"
+        for ending in ("tar", "parquet")
+    ]
+    assert [shard.name for shard in verify_dataset(images).damaged] == ["s-00009"]
+    (images / "manifest.json").write_text(text.replace('"of": null', '"of": "0"', 1))
+    assert [str(problem) for problem in verify_dataset(images).problems] == [
+        "s-00000, manifest.json: of: expected null for images, found 0"
+    ]
+    (images / "manifest.json").write_text(text)
+    sidecars = (captions / "manifest.json").read_text()
+    (captions / "manifest.json").write_text(sidecars.replace('"name": "s-00001"', '"name": "s-00009"'))
+    assert ("manifest.json", "", "name") in found(captions)
 
 
 def accepted_but_for_tar(images: Path) -> Path:
