@@ -27,7 +27,7 @@ from lotlip.records import content_key, read_json, recover_folder, sha256_file
 from lotlip.storage.copies import local_path
 from lotlip.storage.leases import at_work
 
-VERSION = 2  # of the bytes that this code writes: raise it when they change
+VERSION = 3  # of the bytes that this code writes: raise it when they change
 _OF_THE_BYTES = {
     "shard_size",
     "max_bytes",

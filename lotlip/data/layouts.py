@@ -155,6 +155,8 @@ LAYOUTS: dict[str, Callable[[Path], Iterator[Entry]]] = {
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
+    except NotADirectoryError:
+        raise DataError(f"{path.parent} is a file; expected a folder with {path.name}.") from None
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{path} is missing: is this the right layout?") from None
     except ValueError as error:  # neither JSON nor UTF-8

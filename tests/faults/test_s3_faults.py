@@ -174,10 +174,11 @@ def test_two_runs_on_one_storage_and_the_second_is_told(s3: S3Server, tmp_path: 
     download(tmp_path, root)
 
 
-def test_verify_reads_the_objects_anew_and_repair_leaves_them_there(
+def test_verify_reads_the_objects_anew_and_repair_makes_room_for_good_ones(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    download(tmp_path, f"s3://{BUCKET}/{time.time_ns()}")
+    root = f"s3://{BUCKET}/{time.time_ns()}"
+    download(tmp_path, root)
     assert not verify_dataset(tmp_path / "out").problems
     shards = read_manifest(tmp_path / "out", "images").shards
     damaged, missing = shards[0].files["tar"].path, shards[2].files["table"].path
@@ -190,7 +191,11 @@ def test_verify_reads_the_objects_anew_and_repair_leaves_them_there(
     assert repair is not None
     assert (repair.shards, repair.without_url) == (["scenes-00000", "scenes-00002"], 2 * NUM // SHARDS)
     assert [shard.name for shard in read_manifest(tmp_path / "out").shards] == ["scenes-00001"]
-    assert objects.find_object(damaged) is not None
+    assert repair.renamed == [f"{damaged}.damaged"]
+    assert objects.read_object(f"{damaged}.damaged") == b"other bytes"
+    assert not verify_dataset(tmp_path / "out").problems
+    download(tmp_path, root)  # the stage again
+    assert damaged in [shard.files["tar"].path for shard in read_manifest(tmp_path / "out").shards]
     assert not verify_dataset(tmp_path / "out").problems
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

@@ -36,6 +36,8 @@ class Findings:
         folder, kind = self.manifest.folder, self.manifest.kind
         if kind != "images" and not self.images:
             yield "keys were not compared with images, none are beside it: name their folders with --images"
+        if any(problem.what == "no images" and not problem.is_damage for problem in self.problems):
+            yield f"it belongs to no shard of {', '.join(map(str, self.images))}: name its image folders with --images"
         size = f"{folder}: {kind}, {len(self.manifest.shards)} shards, {self.manifest.num_samples} samples"
         if not self.problems:
             yield f"{size}: whole"

@@ -13,6 +13,7 @@ from lotlip.data.verify.problems import Problem, check_file, check_unique, read_
 from lotlip.data.verify.salvage import salvage_members
 from lotlip.errors import DataError
 from lotlip.records import sha256_bytes
+from lotlip.storage.objects import is_s3
 
 Row = dict[str, Any]
 Samples = dict[str, dict[str, Member]]  # members by sample key and extension
@@ -28,7 +29,7 @@ def check_images(manifest: Manifest, shard: Shard) -> tuple[list[Problem], list[
     problems += _check_rows(shard, rows) if rows is not None else ()
     damaged = check_file(manifest, shard, "tar")
     problems += damaged
-    if any(problem.what in ("missing", "unreadable") for problem in damaged):
+    if any(problem.what in ("missing", "unreadable") for problem in damaged) or (damaged and is_s3(damaged[0].file)):
         return problems, [row["key"] for row in rows or [] if row["status"] == "success"]
     tar = _Tar(manifest.path(shard, "tar"), shard)
     samples, found = _find_samples(tar, is_damaged=bool(damaged))

@@ -10,6 +10,7 @@ from lotlip.data.manifest import Manifest, Shard
 from lotlip.data.tables import read_records
 from lotlip.errors import DataError, ObjectError
 from lotlip.records import sha256_file
+from lotlip.storage.objects import find_object
 
 # What `check_file` and `read_checked` find: the file is not the one that the manifest names, or cannot be used.
 OF_FILES = ("missing", "truncated", "size", "sha256", "unreadable")
@@ -55,8 +56,10 @@ def check_file(manifest: Manifest, shard: Shard, role: str) -> list[Problem]:
         if size != file.num_bytes:
             return problem("truncated" if size < file.num_bytes else "size", f"{file.num_bytes} bytes", f"{size}")
         found = sha256_file(path)
-    except ObjectError as error:
-        return problem("unreadable", f"{file.num_bytes} bytes", str(error))
+    except ObjectError:
+        if find_object(file.path) is None:
+            return problem("missing", f"an object of {file.num_bytes} bytes", "none")
+        return problem("sha256", file.sha256, "another")
     except OSError as error:
         if error.errno != errno.EIO:
             raise

@@ -1,8 +1,9 @@
 """Repair: damaged shards leave a dataset folder for `<folder>.damaged`, with a list of what to get again.
 
-Shards are known by their hashes, and sidecars point at them: none is ever changed, only moved; objects in S3 stay
-where they are. The order makes a kill harmless at any time: first the lists and the record of what is damaged, then
-the manifest without it, then the files. What a killed repair left behind in the folder, the next one moves.
+Shards are known by their hashes, and sidecars point at them: none is ever changed, only moved; an object in S3 whose
+bytes are not those of its name is renamed. The order makes a kill harmless at any time: first the lists and the record
+of what is damaged, then the manifest without it, then the files. What a killed repair left behind in the folder, the
+next one moves.
 """
 
 import os
@@ -18,6 +19,7 @@ from lotlip.data.verify.images import read_samples
 from lotlip.data.verify.problems import OF_FILES
 from lotlip.errors import ObjectError
 from lotlip.records import locked, write_text
+from lotlip.storage.objects import find_object, is_s3, set_aside
 
 HEADER = "url\tcaption"
 _ONE_LINE = str.maketrans("\t\r\n", "   ")
@@ -35,6 +37,7 @@ class Repair:
     folder: str
     shards: list[str]
     moved: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
     rows: int = 0
     without_url: int = 0
     without_table: list[str] = field(default_factory=list)
@@ -43,6 +46,7 @@ class Repair:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"repaired: {len(self.shards)} shards out of the manifest, {len(self.moved)} files now in {self.folder}"
+        yield from (f"renamed: {url}" for url in self.renamed)
         if self.rows:
             yield f"{self.folder}/refetch.tsv has the URL and caption of {self.rows} rows to get again"
         if self.without_url:
@@ -76,6 +80,9 @@ def repair_dataset(findings: Findings) -> Repair | None:
             write_manifest(away, manifest.kind, [*known, *(shard for shard in damaged if shard not in known)])
             kept = [shard for shard in manifest.shards if shard not in damaged]
             manifest = write_manifest(manifest.folder, manifest.kind, kept)
+        for problem in findings.problems:
+            if problem.what == "sha256" and is_s3(problem.file) and find_object(problem.file) is not None:
+                repair.renamed.append(set_aside(problem.file))  # or the stage would take it for the one it makes
         for name in _left_behind(manifest, away):
             _move(manifest.folder / name, away / name)
             repair.moved.append(name)

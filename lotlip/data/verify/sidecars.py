@@ -53,7 +53,9 @@ def check_every_shard(manifest: Manifest, images: Images) -> list[Problem]:
 def _compare(manifest: Manifest, shard: Shard, rows: list[dict[str, Any]] | None, images: Images) -> Iterator[Problem]:
     name = shard.files["table"].path
     if shard.name not in images:
-        yield Problem(shard.name, name, "", "no images", "an image shard of this name", "none")
+        # Where none of its shards is among them, these are just not its images.
+        is_damage = any(one.name in images for one in manifest.shards)
+        yield Problem(shard.name, name, "", "no images", "an image shard of this name", "none", is_damage)
         return
     of, image_shard = images[shard.name]
     sha256 = image_shard.files["tar"].sha256

@@ -29,7 +29,7 @@ from tests.data.datasets import (
     write_captions,
     write_images,
 )
-from tests.data.folders import folder_bytes, long_row, sidecar
+from tests.data.folders import folder_bytes, image_folder, image_row, long_row, sidecar
 
 TAR, TABLE = "s-00000.tar", "s-00000.parquet"
 # Of the sample `a`: header, 1,500 bytes of image, header and metadata, header and text; then `b` and `c` alike.
@@ -541,3 +541,13 @@ def test_the_record_holds_all_that_the_lines_say(images: Path, tmp_path: Path) -
     assert record["problems"][1]["key"] == "a"
     assert record["problems"][1]["expected"].startswith("sha256 ")
     assert len(picture("a")) == 1500
+
+
+def test_captions_of_other_images_than_those_beside_them_are_not_damaged(images: Path, tmp_path: Path) -> None:
+    captions = write_captions(tmp_path / "captions", read_manifest(images)).folder
+    other = image_folder(tmp_path / "other", {"x-00000": [image_row("z")]})
+    findings = verify_dataset(captions, [other.folder])
+    assert {problem.what for problem in findings.problems} == {"no images", "missing sidecar"}
+    assert not findings.damaged
+    assert repair_dataset(findings) is None
+    assert any("name its image folders with --images" in line for line in findings.lines())
