@@ -57,7 +57,7 @@ def find_files(path: Path, format: TableFormat | None = None) -> tuple[TableForm
             raise DataError(f"Table {path}: its name does not say its format; set `format` or end it in {_endings()}.")
         return found, [path]
     if not path.is_dir():
-        raise DataError(f"Table {path} is missing: check `path` in params.yaml.")
+        raise DataError(f"Table {path} is missing: check `path` in params.yaml, or the TABLE of the command.")
     parts = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     by_format = {part: _format_of(part) for part in parts}
     formats = {each for each in by_format.values() if each is not None and format in (None, each)}
@@ -255,7 +255,8 @@ def _place(column: Wanted, names: list[str], path: Path) -> int:
             return names.index(name)
     raise DataError(
         f"Table {path} has no column {' or '.join(map(repr, choices))}; it has {_shown(names)}. "
-        "Name one of them in params.yaml, or give the column's number from 0 if the file has no header."
+        "Name one of them (url_column, caption_column, ..., in params.yaml or as options of the command), or give the "
+        "column's number from 0 if the file has no header."
     )
 
 

@@ -40,7 +40,7 @@ class Findings:
             yield f"it belongs to no shard of {', '.join(map(str, self.images))}: name its image folders with --images"
         size = f"{folder}: {kind}, {len(self.manifest.shards)} shards, {self.manifest.num_samples} samples"
         if not self.problems:
-            yield f"{size}: whole"
+            yield f"{size}: {'whole' if self.manifest.shards else 'nothing is left in it'}"
             return
         yield f"{size}: {len(self.problems)} problems, {len(self.damaged)} shards damaged"
 
