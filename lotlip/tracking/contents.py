@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from lotlip.params import Method
 from lotlip.tracking.redact import flat_params
@@ -28,7 +28,7 @@ def stage_params(record: StageRecord) -> dict[str, str]:
 
 def all_params(state: PipelineState) -> dict[str, Any]:
     """params.yaml, with the values that stages ran with where it was edited since (the state notes it)."""
-    values: dict[str, Any] = yaml.safe_load((state.root / PARAMS_FILE).read_text())
+    values: dict[str, Any] = YAML(typ="safe", pure=True).load((state.root / PARAMS_FILE).read_text())
     for record in state.stages.values():
         for path, value in record.params.items():
             if _set_at(values, path.split("."), value):
