@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from lotlip.data.manifest import Manifest, read_manifest, write_manifest
 from lotlip.data.packing import Item, pack_shard
 from lotlip.data.tables import Row
+from lotlip.data.verify.datasets import verify_dataset
 from lotlip.records import sha256_bytes
 from tests.data.folders import long_row, sidecar
 
@@ -93,3 +94,8 @@ def accept(folder: Path) -> None:
         for shard in manifest.shards
     ]
     write_manifest(folder, manifest.kind, shards)
+
+
+def found(folder: Path) -> list[tuple[str, str, str]]:
+    """File, key and kind of every problem."""
+    return [(problem.file, problem.key, problem.what) for problem in verify_dataset(folder).problems]

@@ -45,7 +45,7 @@ def settings() -> Download:
     return load_params().download.model_copy(update={"shard_size": NUM // SHARDS})
 
 
-def download(tmp_path: Path, root: str | None, out: str = "out", work: str = "work/scenes") -> None:
+def download(tmp_path: Path, root: str | None, out: str = "out", work: str = "unfinished/scenes") -> None:
     download_source(SOURCE, "scenes", settings(), tmp_path / out, tmp_path / work, root)
 
 
@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, str]]:
 
 def test_images_and_captions_lie_in_s3_and_read_as_from_disk(s3: S3Server, tmp_path: Path) -> None:
     root = f"s3://{BUCKET}/{time.time_ns()}"
-    download(tmp_path, None, "here", "work/here")
+    download(tmp_path, None, "here", "unfinished/here")
     download(tmp_path, root)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
     assert contents(tmp_path / "out") == contents(tmp_path / "here")
@@ -96,10 +96,10 @@ def child(work: Callable[[], None]) -> int:
 
 
 def test_killed_between_any_two_uploads_the_next_run_uploads_the_rest(s3: S3Server, tmp_path: Path) -> None:
-    download(tmp_path, None, "here", "work/here")
+    download(tmp_path, None, "here", "unfinished/here")
     for number in range(1, 2 * SHARDS + 1):
         root = f"s3://{BUCKET}/{time.time_ns()}"
-        out, work = f"out{number}", f"work{number}/scenes"
+        out, work = f"out{number}", f"unfinished{number}/scenes"
 
         def until_killed(number: int = number, root: str = root, out: str = out, work: str = work) -> None:
             import lotlip.data.manifest as module
@@ -119,7 +119,7 @@ def test_killed_between_any_two_uploads_the_next_run_uploads_the_rest(s3: S3Serv
         assert not (tmp_path / out).exists()
         before = s3.list_keys(f"{root.rpartition('/')[2]}/objects")
         assert len(before) == number - 1
-        s3.client().delete_object(Bucket=BUCKET, Key=f"{root.rpartition('/')[2]}/leases/work{number}/scenes")
+        s3.client().delete_object(Bucket=BUCKET, Key=f"{root.rpartition('/')[2]}/leases/unfinished{number}/scenes")
         download(tmp_path, root, out, work)
         assert contents(tmp_path / out) == contents(tmp_path / "here")
 
@@ -143,7 +143,7 @@ def test_an_outage_stops_the_stage_with_a_message_and_the_next_run_goes_on(
         with pytest.raises(StorageError, match=r"cannot be used.*run again: what is finished is kept"):
             download(tmp_path, root)
         assert not (tmp_path / "out").exists()
-        marks = list((tmp_path / "work/scenes").rglob("*.shard.json"))
+        marks = list((tmp_path / "unfinished/scenes").rglob("*.shard.json"))
         assert len(marks) == SHARDS, "the rendered shards are kept"
         rendered = {mark: mark.stat().st_mtime_ns for mark in marks}
         server.start()
@@ -164,12 +164,12 @@ def check_kept(rendered: dict[Path, int]) -> None:
 
 def lease_of_a_dead_run(server: S3Server) -> None:
     """The run that met the outage could not give its lease back: without this, the next waits for its end."""
-    server.client().delete_object(Bucket=BUCKET, Key="store/leases/work/scenes")
+    server.client().delete_object(Bucket=BUCKET, Key="store/leases/unfinished/scenes")
 
 
 def test_two_runs_on_one_storage_and_the_second_is_told(s3: S3Server, tmp_path: Path) -> None:
     root = f"s3://{BUCKET}/{time.time_ns()}"
-    with leased(f"{root}/leases/work/scenes"), pytest.raises(DataError, match="Another run is at work"):
+    with leased(f"{root}/leases/unfinished/scenes"), pytest.raises(DataError, match="Another run is at work"):
         download(tmp_path, root)
     download(tmp_path, root)
 
