@@ -34,7 +34,20 @@ from lotlip.params.file import (
     parse_params,
 )
 from lotlip.params.section import Section
-from lotlip.params.training import Augment, Decode, Evalset, Evaluate, HoldoutEvalset, Method, ScenesEvalset, Train
+from lotlip.params.training import (
+    Augment,
+    Checkpoints,
+    Compute,
+    Decode,
+    Evalset,
+    Evaluate,
+    Guards,
+    HoldoutEvalset,
+    Method,
+    Precision,
+    ScenesEvalset,
+    Train,
+)
 from lotlip.params.validation import (
     ImageRules,
     JoinRules,
@@ -51,14 +64,17 @@ __all__ = [
     "Augment",
     "Captioner",
     "CaptionerSettings",
+    "Checkpoints",
     "Column",
     "ColumnFilter",
+    "Compute",
     "Decode",
     "Download",
     "EndpointCaptioner",
     "Evalset",
     "Evaluate",
     "Executor",
+    "Guards",
     "HfDatasetSource",
     "HoldoutEvalset",
     "ImageFolderSource",
@@ -69,6 +85,7 @@ __all__ = [
     "Method",
     "Params",
     "Pipeline",
+    "Precision",
     "Quality",
     "RawRules",
     "Report",

@@ -99,7 +99,7 @@ def parse_params(values: Any, where: str) -> Params:
     for name in RESERVED_NAMES & params.captioners.keys():
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name in params.methods:
-        _check_augment(name, params)
+        _check_crops(name, params)
         _check_weights(name, params)
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
@@ -124,18 +124,28 @@ def entry(section: dict[str, T], what: str, name: str) -> T:
 
 
 def _override(settings: Train, changes: dict[str, Any], where: str) -> Train:
-    values = {**settings.model_dump(), **changes}
+    values = _merged(settings.model_dump(), changes)
     try:
         return Train.model_validate(values)
     except ValidationError as error:
         raise ParamsError("; ".join(f"{where}.{problem}" for problem in problems(error, values, Train))) from None
 
 
-def _check_augment(method: str, params: Params) -> None:
-    if params.methods[method].image_tower == "locked" and params.train_settings(method).augment is not None:
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The values with changes to some of them, in subsections, too."""
+    merged = dict(values)
+    for name, value in changes.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _check_crops(method: str, params: Params) -> None:
+    settings = params.train_settings(method)
+    if params.methods[method].image_tower == "locked" and settings.augment is None and settings.cached_crops > 1:
         raise ParamsError(
-            f"methods.{method}: augment needs image_tower: unlocked, and this tower is locked: its features are "
-            f"computed once. Leave train.augment null, and set methods.<name>.train.augment of unlocked ones."
+            f"methods.{method}: cached_crops {settings.cached_crops} needs train.augment: without it an image has one "
+            "crop, the one of evaluation. Set cached_crops to 1."
         )
 
 

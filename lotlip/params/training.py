@@ -52,14 +52,51 @@ class Augment(Section):
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
 
 
+Precision = Literal["float32", "bfloat16", "float64"]
+
+
+class Compute(Section):
+    """Where and how training computes; but for precision and TF32, results differ by rounding alone."""
+
+    processes: PositiveInt
+    sharding: Literal["ddp", "fsdp"]
+    micro_batch_size: PositiveInt | None
+    gradient_checkpointing: bool
+    compile: bool
+    precision: Precision
+    tf32: bool
+    sdpa: Literal["auto", "flash", "efficient", "cudnn", "math"]
+    deterministic: bool
+
+
+class Checkpoints(Section):
+    """When a checkpoint is written besides at the end of each epoch, and how many stay."""
+
+    every_steps: PositiveInt | None
+    every_minutes: PositiveFloat | None
+    keep: PositiveInt
+
+
+class Guards(Section):
+    """What training does about numbers that are not finite, and about a loss that jumps."""
+
+    max_skipped_steps: PositiveInt
+    max_rollbacks: Annotated[int, Field(ge=0)]
+    spike_deviations: PositiveFloat
+
+
 class Train(Section):
     """Settings that all methods share, unless a method's own `train` says otherwise."""
 
-    epochs: PositiveInt
+    epochs: PositiveInt | None
+    steps: PositiveInt | None
+    samples: PositiveInt | None
     batch_size: Annotated[int, Field(ge=2)]
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0.0)]
-    warmup_share: Share
+    warmup_share: Share | None
+    warmup_steps: Annotated[int, Field(ge=0)] | None
+    warmup_samples: Annotated[int, Field(ge=0)] | None
     grad_clip: PositiveFloat
     image_tower: str
     image_tower_revision: str | None
@@ -79,19 +116,40 @@ class Train(Section):
     weight_long: Annotated[float, Field(ge=0.0)]
     decode: Decode
     augment: Augment | None
+    cached_crops: Annotated[int, Field(ge=0)]
     order: Literal["global", "shards"]
     window_shards: Annotated[int, Field(gt=0, le=256)]  # so many files a worker keeps open
     source_weights: dict[Name, PositiveFloat]
     num_workers: Annotated[int, Field(ge=0)]
-    checkpoint_every_steps: PositiveInt | None
     device: Device
     seed: Annotated[int, Field(ge=0)]
+    compute: Compute
+    checkpoints: Checkpoints
+    guards: Guards
+
+    @model_validator(mode="after")
+    def _check(self) -> "Train":
+        _exactly_one({name: getattr(self, name) for name in ("epochs", "steps", "samples")})
+        _exactly_one({name: getattr(self, name) for name in ("warmup_share", "warmup_steps", "warmup_samples")})
+        if self.batch_size % self.compute.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be shared by compute.processes {self.compute.processes}: make it "
+                "a multiple"
+            )
+        return self
+
+
+def _exactly_one(settings: dict[str, float | None]) -> None:
+    given = {name: value for name, value in settings.items() if value is not None}
+    if len(given) != 1:
+        found = ", ".join(f"{name}: {value}" for name, value in given.items()) or "none of them"
+        raise ValueError(f"give one of {', '.join(settings)} and null for the others; there is {found}")
 
 
 class Method(Section):
     """What makes a method that method: its towers, its texts, its objective; the defaults are those of LiT."""
 
-    image_tower: Literal["locked", "unlocked"] = "locked"
+    image_tower: Literal["locked", "unlocked", "fresh"] = "locked"
     image_projection: bool = False
     text_tower: Literal["bert", "causal"] = "bert"
     corner_tokens: Annotated[int, Field(ge=0)] = 0

@@ -37,7 +37,7 @@ from lotlip.training.step import Batch, StepSums, train_step
 from lotlip.training.texts import TextSource
 
 TRAIN_VERSION = 2  # raise it when the same settings and samples would give other weights
-NO_RESULT_CHANGES = {"num_workers", "checkpoint_every_steps"}  # with these settings
+NO_RESULT_CHANGES = {"num_workers", "checkpoints"}  # with these settings
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Run:
         if self.features is not None:
             self.model.image_tower.eval()
         every = max(1, self.num_steps // CURVE_ROWS)
-        save_every = self.settings.checkpoint_every_steps
+        save_every = self.settings.checkpoints.every_steps
         for batch in self.loader:
             if batch.number == 0:  # the dropout of an epoch follows from its number
                 torch.manual_seed((self.settings.seed * 1_000_003 + batch.epoch + 1) % 2**63)

@@ -36,9 +36,9 @@ def one_thread():
     ("method", "changes", "resumes_after"),
     [
         (LOTLIP, {}, 4),
-        (LOTLIP, {"checkpoint_every_steps": 1}, 5),
-        (UNLOCKED, {"checkpoint_every_steps": 2, "num_workers": 2, "order": "shards", "window_shards": 1}, 4),
-        (UNLOCKED, {"checkpoint_every_steps": 5, "num_workers": 2}, 5),
+        (LOTLIP, {"checkpoints": {"every_steps": 1}}, 5),
+        (UNLOCKED, {"checkpoints": {"every_steps": 2}, "num_workers": 2, "order": "shards", "window_shards": 1}, 4),
+        (UNLOCKED, {"checkpoints": {"every_steps": 5}, "num_workers": 2}, 5),
     ],
 )
 def test_training_killed_at_step_6_ends_with_bit_identical_weights(
@@ -54,7 +54,7 @@ def test_training_killed_at_step_6_ends_with_bit_identical_weights(
     watcher = KillAt(step=10**9)
     project.train(method, callbacks=(watcher,), **changes)
     assert watcher.started_at == resumes_after
-    changes.update(num_workers=0, checkpoint_every_steps=None)
+    changes.update(num_workers=0, checkpoints={"every_steps": None})
     project.train(method, name="whole", work="fresh", **changes)
     weights = [(project.folder / name / "model.safetensors").read_bytes() for name in ("model", "whole")]
     assert weights[0] == weights[1]

@@ -69,10 +69,10 @@ def test_a_stopped_run_resumes_at_its_checkpoint_with_equal_results(
 ) -> None:
     expected_result, expected = project.train(work="whole"), weights(project)
     with pytest.raises(KeyboardInterrupt):
-        project.train(name="other", callbacks=(KillAt(step),), checkpoint_every_steps=every)
+        project.train(name="other", callbacks=(KillAt(step),), checkpoints={"every_steps": every})
     assert not (project.folder / "other").exists()
     watcher = KillAt(step=10**9)
-    assert project.train(name="other", callbacks=(watcher,), checkpoint_every_steps=every) == expected_result
+    assert project.train(name="other", callbacks=(watcher,), checkpoints={"every_steps": every}) == expected_result
     saved = [done for done in range(step) if done % 4 == 0 or (every and done % every == 0)]
     assert watcher.started_at == saved[-1]
     assert weights(project, "other") == expected
@@ -86,7 +86,7 @@ def test_a_run_stopped_again_and_again_reads_each_batch_as_often_as_it_must(
     expected = project.train(UNLOCKED, name="whole", work="whole", **changes)
     for step in (3, 6, 10)[:interruptions]:
         with pytest.raises(KeyboardInterrupt):
-            project.train(UNLOCKED, callbacks=(KillAt(step),), checkpoint_every_steps=1, **changes)
+            project.train(UNLOCKED, callbacks=(KillAt(step),), checkpoints={"every_steps": 1}, **changes)
     assert project.train(UNLOCKED, num_workers=2, **changes) == expected
     assert weights(project) == weights(project, "whole")
 

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import write_tar
 from lotlip.model.image_tower import ImageSettings
-from lotlip.params import Method, Train
+from lotlip.params import Checkpoints, Compute, Guards, Method, Section, Train
 from lotlip.text.tokenizer import SPECIAL_TOKENS
 from lotlip.training.features import evaluation_pixels
 from lotlip.training.loop import Result, train
@@ -36,6 +37,17 @@ from lotlip.training.loop import Result, train
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
 LOTLIP = Method(num_long=1, corner_tokens=2)
 LIT = Method()
+COMPUTE = Compute(
+    processes=1,
+    sharding="ddp",
+    micro_batch_size=None,
+    gradient_checkpointing=False,
+    compile=False,
+    precision="float32",
+    tf32=True,
+    sdpa="auto",
+    deterministic=False,
+)
 UNLOCKED = LOTLIP.model_copy(update={"image_tower": "unlocked"})
 
 
@@ -98,10 +110,14 @@ def make_settings(folder: Path, **changes: object) -> Train:
     """Settings that overfit 64 samples in a few seconds."""
     settings = Train(
         epochs=3,
+        steps=None,
+        samples=None,
         batch_size=16,
         learning_rate=5e-3,
         weight_decay=0.01,
         warmup_share=0.1,
+        warmup_steps=None,
+        warmup_samples=None,
         grad_clip=1.0,
         image_tower=str(folder / "vit"),
         image_tower_revision=None,
@@ -121,15 +137,28 @@ def make_settings(folder: Path, **changes: object) -> Train:
         weight_long=1.0,
         decode="scaled",
         augment=None,
+        cached_crops=1,
         order="global",
         window_shards=8,
         source_weights={},
         num_workers=0,
-        checkpoint_every_steps=None,
         device="cpu",
         seed=0,
+        compute=COMPUTE,
+        checkpoints=Checkpoints(every_steps=None, every_minutes=None, keep=2),
+        guards=Guards(max_skipped_steps=10, max_rollbacks=3, spike_deviations=6.0),
     )
-    return settings.model_copy(update=changes)
+    return with_changes(settings, changes)
+
+
+def with_changes(settings: Section, changes: Mapping[str, Any]) -> Any:
+    """The settings with others for some; of a subsection, too, as a mapping."""
+    nested = {
+        name: with_changes(getattr(settings, name), value)
+        for name, value in changes.items()
+        if isinstance(value, dict) and isinstance(getattr(settings, name), Section)
+    }
+    return settings.model_copy(update={**changes, **nested})
 
 
 class KillAt:
