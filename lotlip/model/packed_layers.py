@@ -9,6 +9,7 @@ Shapes: T rows (tokens of all texts), Q rows that are read, H width of the tower
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
@@ -44,3 +45,8 @@ def run_packed(layers: Any, kind: type[nn.Module]) -> None:
     """Give layers the forward of `kind`, a subclass of theirs; weights, names and draws of fresh weights stay."""
     for layer in layers:
         layer.__class__ = kind
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The transformer layers of all towers in a model, image towers' included."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

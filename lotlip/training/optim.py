@@ -11,9 +11,11 @@ def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
 
     Biases, norms, single tokens and the logit scale, all of one dimension or none, do not.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.squeeze().ndim >= 2]
-    others = [p for p in parameters if p.squeeze().ndim < 2]
+    decayed, others = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            is_matrix = sum(side > 1 for side in parameter.shape) >= 2  # of the whole, where it is sharded
+            (decayed if is_matrix else others).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6)
 
