@@ -1,9 +1,9 @@
 """Checkpoints of a training run: one whole file each, written by the first process, readable by any number of them.
 
-A file `step-000000120.pt` holds weights that are trained, the optimizer's state, the progress, and the run's settings.
-It is complete or not there at all. Shared-out weights are gathered for it (a ViT-B/16 and a BERT-base with AdamW's state
-take 2.4 GB), so a run goes on with any number of processes and any way of sharing. With a storage in S3 a copy of the
-newest goes there, and a machine without any file here goes on from it.
+A file `step-000000120.pt` holds weights that are trained, the optimizer's state, the progress, and the run's settings;
+it is complete or not there at all. Shared-out weights are gathered for it (ViT-B/16, BERT-base and AdamW's state take
+2.4 GB), so a run goes on with any number of processes and any way of sharing. With a storage in S3 a copy of the newest
+goes there, and a machine without any file here goes on from it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -34,9 +34,9 @@ class Progress:
     """Everything but weights and the optimizer's state that a resumed run needs.
 
     `step` counts what is complete, `data` is where the loader stands; `curve` holds the rows so far, `counts` texts
-    and losses of data of all processes (`row_counts` since the last row), `losses` the mean loss of each text slot over the last complete epoch;
-    `of_epoch` and `of_row` sum up the steps of the epoch and of the row that are not complete; `watch` is what the
-    guards remember.
+    and losses of data of all processes (`row_counts` since the last row), `losses` the mean loss of each text slot
+    over the last complete epoch; `of_epoch` and `of_row` sum up the steps of the epoch and of the row that are not
+    complete; `watch` is what the guards remember.
     """
 
     step: int = 0

@@ -22,7 +22,15 @@ NO_RESULT_CHANGES = {
     "num_workers": True,
     "device": True,
     "checkpoints": True,
-    "compute": {"processes", "sharding", "micro_batch_size", "gradient_checkpointing", "compile", "sdpa", "deterministic"},
+    "compute": {
+        "processes",
+        "sharding",
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "compile",
+        "sdpa",
+        "deterministic",
+    },
 }
 
 

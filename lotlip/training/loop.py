@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -164,13 +165,15 @@ class _Run:
                 if ends_epoch or is_due or stops:
                     self._save()
                 if stops:
-                    self._warn(f"stopped by a signal; the same command goes on after step {self.checkpoints.steps()[-1]}")
+                    self._warn(
+                        f"stopped by a signal; the same command goes on after step {self.checkpoints.steps()[-1]}"
+                    )
                     signals.obey()
 
     def publish(self, out: Path) -> None:
         """Write the model folder; of the checkpoints the newest stays."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(self.parts.model, options=options)
+        weights: dict[str, Any] = get_model_state_dict(self.parts.model, options=options)
         if self.ranks.is_first:
             weights = {name: tensor.float().contiguous() for name, tensor in weights.items()}
             with publish_folder(out) as staging:
@@ -229,9 +232,7 @@ class _Run:
         assert images is not None
         images = images.to(device, DTYPES[settings.compute.precision])
         inputs = Batch(ids, mask, images, precomputed=self.features is not None)
-        result = train_step(
-            self.network, self.optimizer, inputs, settings, self.method, rate, self.ranks, self._reseed
-        )
+        result = train_step(self.network, self.optimizer, inputs, settings, self.method, rate, self.ranks, self._reseed)
         self.meter.add(len(ids), int(mask.sum()), 0.0, waited_s)
         self.progress.step += 1
         self.progress.of_epoch.add(result)

@@ -24,7 +24,7 @@ class Meter:
         self._started_at = time.monotonic()
 
     def add(self, pairs: int, tokens: int, flops: float, waited_s: float) -> None:
-        """A step: its image-text pairs and tokens, useful FLOPs (none done twice, no padding), and the wait for data."""
+        """A step: its pairs, its tokens, its useful FLOPs (none done twice, no padding), and the wait for its data."""
         self._pairs += pairs
         self._tokens += tokens
         self._flops += flops

@@ -35,7 +35,7 @@ class Network:
 
     def __init__(self, model: LotlipModel, compute: Compute, ranks: Ranks) -> None:
         self.model = model.to(ranks.device, DTYPES[compute.precision])
-        self.whole: set[nn.Parameter] = set()
+        self.whole: list[nn.Parameter] = []
         self._device_type = ranks.device.type
         self._is_mixed = compute.precision == "bfloat16"
         if compute.gradient_checkpointing:
@@ -48,7 +48,7 @@ class Network:
             self.whole = shard(model, init_device_mesh(ranks.device.type, (ranks.size,)))
         elif ranks.group is not None:
             ids = [ranks.device] if ranks.device.type == "cuda" else None
-            self._module = DistributedDataParallel(model, ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._module = DistributedDataParallel(model, ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(self, **inputs: Any) -> LotlipOutput:
         """The model's forward pass; weights are cast to 16 bits on the way where the precision says so."""

@@ -74,7 +74,7 @@ def is_launched() -> bool:
 
 @contextmanager
 def open_ranks(device: str, processes: int = 1) -> Iterator[Ranks]:
-    """Join the processes that torchrun has started, if it has.
+    """Join the processes that torchrun has started, if it has; a group that was joined before is used and left.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`; of several processes on GPUs, each takes the one of its local rank.
@@ -97,11 +97,14 @@ def open_ranks(device: str, processes: int = 1) -> Iterator[Ranks]:
     own = _own_device(device, int(os.environ["LOCAL_RANK"]))
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
+    was_joined = dist.is_initialized()
+    if not was_joined:
+        dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), size, own, dist.group.WORLD)
     finally:
-        dist.destroy_process_group()
+        if not was_joined:
+            dist.destroy_process_group()
 
 
 def launch(module: str, arguments: Sequence[str], processes: int) -> None:
@@ -135,7 +138,9 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> None:
     except ChildFailedError as failed:
         _, failure = failed.get_first_failure()
         if failure.exitcode < 0:
-            print(f"error: process {failure.local_rank} died ({signal.Signals(-failure.exitcode).name})", file=sys.stderr)
+            print(
+                f"error: process {failure.local_rank} died ({signal.Signals(-failure.exitcode).name})", file=sys.stderr
+            )
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
 
 
@@ -143,8 +148,10 @@ def _own_device(name: str, local_rank: int) -> torch.device:
     device = open_device(name)
     if device.type != "cuda":
         return device
-    if device.index is not None:
-        raise ParamsError(f"train.device is {name!r} for several processes: give cuda, and each takes a GPU of its own.")
+    if ":" in name:
+        raise ParamsError(
+            f"train.device is {name!r} for several processes: give cuda, and each takes a GPU of its own."
+        )
     if local_rank >= torch.cuda.device_count():
         raise ParamsError(
             f"Process {local_rank + 1} of this machine finds {torch.cuda.device_count()} GPUs: lower "

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from lotlip.model.modeling import LotlipOutput
@@ -74,8 +75,11 @@ class Batch:
         """Parts of `size` images, the last one maybe smaller; None: one part."""
         if size is None or size >= len(self.ids):
             return [self]
-        parts = zip(*(torch.split(x, size) for x in (self.ids, self.mask, self.images)), strict=True)
-        return [Batch(*part, self.precomputed) for part in parts]
+        starts = range(0, len(self.ids), size)
+        return [self._rows(slice(start, start + size)) for start in starts]
+
+    def _rows(self, rows: slice) -> "Batch":
+        return Batch(self.ids[rows], self.mask[rows], self.images[rows], self.precomputed)
 
 
 def train_step(
@@ -151,7 +155,11 @@ def _backward_in_parts(
                 (output.image_embeds, leaves["image_embeds"].grad, rows),
                 (output.text_embeds, leaves["text_embeds"].grad, rows),
                 # Scale and bias are the whole batch's: their gradient passes once.
-                *((output[name], leaves[name].grad, is_last) for name in ("logit_scale", "logit_bias") if name in leaves),
+                *(
+                    (output[name], leaves[name].grad, is_last)
+                    for name in ("logit_scale", "logit_bias")
+                    if name in leaves
+                ),
             ]
             _carry_on(pairs)
     return loss, slot_losses
@@ -212,4 +220,7 @@ def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
 
 
 def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+    if isinstance(value, DTensor):
+        whole: Tensor = value.full_tensor()
+        return whole
+    return value

@@ -10,10 +10,12 @@ from typing import Any
 class StopSignals:
     """Within the block the two signals only set `received`; `obey` then ends the process as they would have.
 
-    A second SIGINT (Ctrl-C again) ends it at once. Elsewhere than in the main thread signals are left alone.
+    With `insist` a second SIGINT (Ctrl-C again) ends it at once; processes that torchrun has started get one from the
+    terminal and one from it. Elsewhere than in the main thread signals are left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, insist: bool = True) -> None:
+        self._insist = insist
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -38,6 +40,6 @@ class StopSignals:
         sys.exit(128 + signal.SIGTERM)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        if self._insist and number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
