@@ -188,7 +188,8 @@ class KillAt:
             os.kill(os.getpid(), self.signal_number)
 
     def on_warning(self, step: int, text: str) -> None:
-        self.warnings.append(f"{step}: {text}")
+        self.warnings.append(text)
+        print(f"warning at step {step}: {text}", flush=True)
 
     def on_end(self, metrics: Mapping[str, float]) -> None:
         pass
