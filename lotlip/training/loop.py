@@ -5,7 +5,6 @@ a run that was killed and resumed, in the middle of an epoch or after it, ends w
 not (on the same device, with the same number of threads).
 """
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from lotlip.data.augment import train_transform
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader, SampleBatch
 from lotlip.data.loading.order import EpochOrder
@@ -23,7 +21,7 @@ from lotlip.data.manifest import Manifest
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
 from lotlip.model.devices import open_device
-from lotlip.model.processor import MAX_PIXELS, LotlipProcessor
+from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method, Train
 from lotlip.records import content_key, publish_folder
 from lotlip.storage.leases import at_work
@@ -31,8 +29,10 @@ from lotlip.storage.objects import join
 from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from lotlip.training.curve import CURVE_ROWS, rounded, slot_names, summarize
-from lotlip.training.features import cached_features, weights_hash
+from lotlip.training.features.cache import FeatureCache, weights_hash
+from lotlip.training.features.store import FeatureStore
 from lotlip.training.optim import learning_rate, make_optimizer
+from lotlip.training.pixels import pixel_source
 from lotlip.training.step import Batch, StepSums, train_step
 from lotlip.training.texts import TextSource
 
@@ -112,14 +112,19 @@ class _Run:
         self.model = parts.model.to(device)
         recipe = TextRecipe(method.short_text, method.num_long, method.long_text, settings.run_length)
         self.texts = TextSource(parts.tokenizer, recipe, settings.seed)
-        pixels = None if method.image_tower == "locked" else _pixel_source(parts, images, settings, work)
-        self.loader = _open_loader(samples, settings, pixels, device)
-        self.features: torch.Tensor | None = None
-        if pixels is None:
-            tower = self.model.image_tower.eval()
+        self.locked = method.image_tower == "locked"
+        self.features: FeatureStore | None = None
+        pixels = None
+        if self.locked and settings.cached_crops:
             patches = method.objective == "late_interaction"
-            folder = work / "features"
-            self.features = cached_features(tower, parts.image_settings, images, samples, folder, patches=patches)
+            tower = self.model.image_tower.eval()
+            cache = FeatureCache(tower, parts.image_settings, images, samples, settings, work, patches=patches)
+            cache.compute_missing()
+            self.features = cache.open()
+        else:
+            reader = ImageReader(images, work / "shards", read_ahead=settings.order == "shards")
+            pixels = pixel_source(reader, parts.image_settings, settings, locked=self.locked)
+        self.loader = _open_loader(samples, settings, pixels, device)
         self.optimizer = make_optimizer(self.model, settings.weight_decay)
         self.num_steps = self.loader.batches_per_epoch * settings.epochs
         self.progress = Progress()
@@ -132,7 +137,7 @@ class _Run:
         for callback in self.callbacks:
             callback.on_start(self.progress.step, self.num_steps)
         self.model.train()
-        if self.features is not None:
+        if self.locked:
             self.model.image_tower.eval()
         every = max(1, self.num_steps // CURVE_ROWS)
         save_every = self.settings.checkpoints.every_steps
@@ -176,7 +181,7 @@ class _Run:
     def _step(self, batch: SampleBatch, rate: float) -> None:
         samples = [self.samples[i] for i in batch.indices]
         ids, mask = (x.to(self.device) for x in self.texts.batch(samples, batch.visits.tolist()))
-        images = batch.pixels if self.features is None else self.features[torch.from_numpy(batch.indices)]
+        images = batch.pixels if self.features is None else self.features.batch(batch.indices, batch.visits)
         assert images is not None
         inputs = Batch(ids, mask, images.to(self.device), precomputed=self.features is not None)
         result = train_step(self.model, self.optimizer, inputs, self.settings, self.method, rate)
@@ -214,19 +219,6 @@ class _Run:
         self.progress.curve.append(row)
         for callback in self.callbacks:
             callback.on_log(self.progress.step, row)
-
-
-def _pixel_source(parts: Parts, images: Sequence[Manifest], settings: Train, work: Path) -> PixelSource:
-    reader = ImageReader(images, work / "shards", read_ahead=settings.order == "shards")
-
-    image = parts.image_settings
-
-    def transform(data: bytes, rng: random.Random) -> torch.Tensor:
-        return train_transform(
-            data, MAX_PIXELS, image.size, image.mean, image.std, settings.augment, settings.decode, rng
-        )
-
-    return PixelSource(reader, transform, settings.seed)
 
 
 def _open_loader(
