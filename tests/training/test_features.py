@@ -1,6 +1,7 @@
 """Image features of a locked tower: computed once, keyed by content, equal to the model's own, and never wrong."""
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader, write_tar
-from lotlip.errors import DataError, ModelError
+from lotlip.errors import DataError, ExecutorError, ModelError
 from lotlip.model.image_tower import ImageSettings, image_features, load_image_tower
 from lotlip.params import Augment, Method
 from lotlip.training.features.cache import FeatureCache, weights_hash
@@ -72,6 +73,14 @@ def test_features_are_the_towers_in_the_order_of_the_indices(project: Project, t
         expected = image_features(tower, pixels)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, **FLOAT16)
+
+
+def test_more_files_than_may_be_mapped_at_once(project: Project, tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(project, tower)
+    cache.compute_missing()
+    expected = cache.open().batch(ALL, VISITS_0)
+    monkeypatch.setattr("lotlip.training.features.store._MAX_MAPPED", 1)
+    torch.testing.assert_close(cache.open().batch(ALL, VISITS_0), expected, rtol=0, atol=0)
 
 
 def test_a_visit_sees_its_crop_of_each_patch(project: Project, tower: Any) -> None:
@@ -200,6 +209,13 @@ def test_what_is_computed_stays_when_a_later_shard_is_damaged(project: Project, 
     make_cache(project, tower).compute_missing()
     assert name in files(project)
     assert len(files(project)) == 2
+
+
+def test_a_worker_that_dies_says_what_to_do(project: Project, tower: Any) -> None:
+    cache = make_cache(project, tower, num_workers=2)
+    cache._source._transform = lambda data, rng: os._exit(9)  # type: ignore[assignment,return-value]
+    with pytest.raises(ExecutorError, match=r"A worker that decodes images died .*lower train.num_workers"):
+        cache.compute_missing()
 
 
 def test_features_stay_in_the_files_until_a_batch_wants_them(project: Project, tower: Any) -> None:

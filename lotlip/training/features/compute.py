@@ -146,7 +146,7 @@ class _Crops(Dataset[_Part | DataError]):
                 crops[key] = self._source.batch([(shard, key, crop) for crop in range(self._num_crops)])
             except DataError as error:
                 errors[key] = error
-        return _Part(list(crops), torch.cat([*crops.values(), torch.empty(0)]), errors)
+        return _Part(list(crops), torch.cat(list(crops.values())) if crops else torch.empty(0), errors)
 
 
 def _raise_errors(parts: Iterator[_Part | DataError], num_workers: int) -> Iterator[_Part]:

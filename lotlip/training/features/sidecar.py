@@ -84,7 +84,7 @@ def open_sidecar(path: Path) -> Sidecar:
         # torch maps the file and, unlike numpy, keeps no descriptor open: a process may have few of these.
         with safe_open(path, framework="pt") as file:
             keys, features, checksums = (file.get_tensor(name).numpy() for name in ("keys", "features", "checksums"))
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error})") from None
     return Sidecar(path, keys.view(f"S{keys.shape[1]}")[:, 0], features, checksums)
 
