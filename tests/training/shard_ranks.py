@@ -45,7 +45,7 @@ def batch(case: str, share: slice) -> dict[str, Tensor]:
 
 
 def loss_of(output) -> Tensor:
-    """A mean over images, so that the mean over equal shares is that of all; no negatives, which have tests of theirs."""
+    """A mean over images, so the mean over equal shares is that of all; negatives have tests of theirs."""
     scores = output.logit_scale * (output.text_embeds * output.image_embeds[:, None]).sum(dim=-1) + output.logit_bias
     return scores.sigmoid().mean()
 

@@ -1,4 +1,4 @@
-"""What training does about numbers that are not finite, by hand and in whole runs, and its alarm at a jump of the loss."""
+"""What training does about numbers that are not finite, and its alarm at a jump of the loss: by hand, in whole runs."""
 
 import statistics
 
@@ -50,7 +50,7 @@ def test_skipped_steps_in_a_row_by_hand() -> None:
     assert (watch.skipped, watch.skipped_in_row, watch.rollbacks) == (5, 0, 1)
     assert watch.lost_steps == 2, "steps 3 and 4, which were taken"
     watch.rolled_back(9, 7, GUARDS)
-    with pytest.raises(ModelError, match="after 2 returns to earlier checkpoints: lower train.learning_rate"):
+    with pytest.raises(ModelError, match=r"after 2 returns to earlier checkpoints: lower train\.learning_rate"):
         watch.rolled_back(12, 9, GUARDS)
 
 

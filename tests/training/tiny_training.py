@@ -25,15 +25,16 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import ViTConfig, ViTModel
 
+from lotlip.data.images import eval_transform, open_rgb
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.pixels import PixelSource
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.shards import write_tar
 from lotlip.model.image_tower import ImageSettings
+from lotlip.model.processor import MAX_PIXELS
 from lotlip.params import Checkpoints, Compute, Guards, Method, Section, Train
 from lotlip.text.tokenizer import SPECIAL_TOKENS
-from lotlip.training.features import evaluation_pixels
 from lotlip.training.loop import Result, train
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
@@ -110,7 +111,7 @@ def pixels_of(images: Manifest, samples: Sequence[Sample], settings: ImageSettin
     """Pixels of the samples by the evaluation transform."""
 
     def transform(data: bytes, rng: random.Random) -> torch.Tensor:
-        return evaluation_pixels(data, settings)
+        return eval_transform(open_rgb(data, MAX_PIXELS), settings.size, settings.mean, settings.std)
 
     source = PixelSource(ImageReader([images], folder), transform, 0)
     return source.batch([(sample.shard, sample.key, 0) for sample in samples])
@@ -172,7 +173,7 @@ def with_changes(settings: Section, changes: Mapping[str, Any]) -> Any:
 
 
 class KillAt:
-    """A callback that stops training when a step is logged: by a signal, or by an exception."""
+    """A callback that stops training when a step is told of: by a signal, or by an exception."""
 
     def __init__(self, step: int, signal_number: signal.Signals | None = None) -> None:
         self.step, self.signal_number = step, signal_number
@@ -190,6 +191,8 @@ class KillAt:
     def on_warning(self, step: int, text: str) -> None:
         self.warnings.append(text)
         print(f"warning at step {step}: {text}", flush=True)
+        if step == self.step and self.signal_number is None:
+            raise KeyboardInterrupt
 
     def on_end(self, metrics: Mapping[str, float]) -> None:
         pass
