@@ -24,6 +24,7 @@ from benchmarks.timing import compare, device, save
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader
 from lotlip.data.loading.order import EpochOrder
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.losses.multi_caption import multi_caption_loss
 from lotlip.model.config import LotlipConfig
@@ -32,7 +33,7 @@ from lotlip.model.modeling import LotlipModel
 from lotlip.params import load_params
 from lotlip.training.features.cache import FeatureCache
 from lotlip.training.features.sidecar import write_sidecar
-from lotlip.training.features.store import ByShard, FeatureStore
+from lotlip.training.features.store import FeatureStore
 from lotlip.training.pixels import pixel_source
 
 ON_GPU = torch.cuda.is_available()
@@ -69,7 +70,7 @@ class Run:
         reader = ImageReader([self.images], self.work / "shards")
         pixels = None if store else pixel_source(reader, IMAGE, self.settings, locked=True)
         loader = Loader(
-            self.samples, EpochOrder([s.shard for s in self.samples], 0), batch_size=BATCH, num_epochs=1,
+            self.samples, EpochOrder(self.samples.shards, 0), batch_size=BATCH, num_epochs=1,
             pixels=pixels, num_workers=self.settings.num_workers, device=device(),
         )  # fmt: skip
         for batch in loader:
@@ -123,9 +124,9 @@ def bench_gather(folder: Path) -> None:
     paths = [folder / str(number) for number in range(NUM_FILES)]
     for link in paths[1:]:
         link.hardlink_to(paths[0])
-    samples = [Sample(f"s-{number}", key, "", ()) for number in range(NUM_FILES) for key in keys]
+    samples = SampleTable.from_samples(Sample(f"s-{n}", key, "", ()) for n in range(NUM_FILES) for key in keys)
     started = time.perf_counter()
-    store = FeatureStore(samples, ByShard(samples), paths, 1)
+    store = FeatureStore(samples, paths, 1)
     opened_s = time.perf_counter() - started
     chosen = np.random.default_rng(1).integers(0, len(samples), GATHERED)
     in_memory = torch.from_numpy(features[:, 0]).repeat(NUM_FILES // 100, 1)

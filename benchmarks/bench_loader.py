@@ -35,7 +35,7 @@ def main() -> None:
 
         def ours(kind: OrderKind, num_workers: int, transform: Transform = pixels) -> int:
             reader = ImageReader([images], Path(folder) / "spans", read_ahead=kind == "shards")
-            order = EpochOrder([sample.shard for sample in samples], 0, kind, 4)
+            order = EpochOrder(samples.shards, 0, kind, 4)
             loader = Loader(
                 samples, order, batch_size=BATCH, num_epochs=1, pixels=PixelSource(reader, transform, 0),
                 num_workers=num_workers,

@@ -33,7 +33,7 @@ from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader
 from lotlip.data.loading.order import EpochOrder
 from lotlip.data.loading.pixels import PixelSource
-from lotlip.data.loading.samples import Sample
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.manifest import read_manifest
 
 NUM_SHARDS, SIZE, BATCH, WORKERS = 20, 500, 50, 2
@@ -46,7 +46,7 @@ Batches = Iterator[tuple[list[str], Tensor]]  # keys and pixels
 class Pictures(Dataset[tuple[str, Tensor]]):
     """A map-style data set, as a user of torchdata would write it."""
 
-    def __init__(self, samples: list[Sample], reader: ImageReader, transform: Transform) -> None:
+    def __init__(self, samples: SampleTable, reader: ImageReader, transform: Transform) -> None:
         self.samples, self.reader, self.transform = samples, reader, transform
 
     def __len__(self) -> int:
@@ -60,19 +60,19 @@ class Pictures(Dataset[tuple[str, Tensor]]):
 class Ways:
     """Each opens a loader; with a state, or a number of batches to skip, as one that resumes."""
 
-    def __init__(self, folder: Path, samples: list[Sample]) -> None:
+    def __init__(self, folder: Path, samples: SampleTable) -> None:
         self.folder, self.samples = folder, samples
 
     def reader(self) -> ImageReader:
         return ImageReader([read_manifest(self.folder / "images", "images")], self.folder / "spans")
 
     def ours(self, transform: Transform, state: Any = None) -> tuple[Any, Batches]:
-        order = EpochOrder([sample.shard for sample in self.samples], 0)
+        order = EpochOrder(self.samples.shards, 0)
         source = PixelSource(self.reader(), transform, 0)
         loader = Loader(self.samples, order, batch_size=BATCH, num_epochs=1, pixels=source, num_workers=WORKERS)
         if state:
             loader.load_state_dict(state)
-        return loader, (([self.samples[i].key for i in b.indices], b.pixels) for b in loader)
+        return loader, (([sample.key for sample in self.samples.take(b.indices)], b.pixels) for b in loader)
 
     def pipeline(self, transform: Transform, skipped: int = 0) -> Any:
         tars = [str(tar) for tar in sorted((self.folder / "images").glob("*.tar"))]

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lotlip.data.images import eval_transform, open_rgb
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import encode_png, write_tar
@@ -20,7 +21,7 @@ SIDE, BYTES, DISTINCT = 448, 30_000, 250
 Transform = Callable[..., Tensor]
 
 
-def make_shards(folder: Path, num_shards: int, size: int) -> tuple[list[Sample], Manifest]:
+def make_shards(folder: Path, num_shards: int, size: int) -> tuple[SampleTable, Manifest]:
     """Write shards `jpeg-00000`, ... of `size` samples each; distinct pictures come again under other keys."""
     folder.mkdir(parents=True)
     pictures = [jpeg(data) for data in source_images()]
@@ -32,7 +33,7 @@ def make_shards(folder: Path, num_shards: int, size: int) -> tuple[list[Sample],
         count = write_tar(folder / f"{name}.tar", records)
         shards.append(Shard(name, count, {"tar": describe_file(folder, f"{name}.tar")}))
         samples += here
-    return samples, write_manifest(folder, "images", shards)
+    return SampleTable.from_samples(samples), write_manifest(folder, "images", shards)
 
 
 def source_images() -> list[bytes]:

@@ -13,7 +13,7 @@ def main(name: str) -> None:
 
     import transformers
 
-    from lotlip.data.loading.samples import join_samples
+    from lotlip.data.loading.join import join_samples
     from lotlip.data.manifest import read_manifest
     from lotlip.records import write_json
     from lotlip.tracking import follow_training
@@ -27,7 +27,7 @@ def main(name: str) -> None:
     captions = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners}
     quarantine = read_manifest(data / "quarantine", "quarantine")
     held_out = {source: settings.held_out_share for source, settings in params.sources.items()}
-    samples, counts = join_samples(images, captions, quarantine, held_out)
+    samples = join_samples(images, captions, quarantine, held_out, work=Path(".work"))
     callbacks: list[Callback] = [
         ConsoleProgress(f"train {name}"),
         EventLog(Path(".work/events/train") / f"{name}.jsonl"),
@@ -37,7 +37,7 @@ def main(name: str) -> None:
         out, work, root = Path("models") / name, Path(".work"), params.storage.root
         result = train(samples, images, settings, method, out, work, callbacks, root)
     write_curve(reports / f"{name}.csv", result.curve)
-    write_json(reports / f"{name}.json", {**counts, **result.metrics})
+    write_json(reports / f"{name}.json", {**samples.counts, **result.metrics})
 
 
 if __name__ == "__main__":

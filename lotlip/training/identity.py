@@ -1,13 +1,11 @@
 """What a training run is: everything that determines its weights, as a flat configuration with a hash for a name."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lotlip.data.loading.samples import Sample
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.manifest import Manifest
 from lotlip.model.build import Parts
 from lotlip.params import Method, Train
@@ -35,7 +33,7 @@ NO_RESULT_CHANGES = {
 
 
 def run_config(
-    parts: Parts, samples: Sequence[Sample], images: Sequence[Manifest], settings: Train, method: Method
+    parts: Parts, samples: SampleTable, images: Sequence[Manifest], settings: Train, method: Method
 ) -> dict[str, Any]:
     """Everything that determines the trained weights, flat; of large things their hashes."""
     tars = {shard.name: shard.files["tar"].sha256 for manifest in images for shard in manifest.shards}
@@ -46,8 +44,8 @@ def run_config(
         "initial_weights": weights_hash(parts.model),
         "image_transform": content_key(asdict(parts.image_settings)),
         "vocabulary": content_key(parts.tokenizer.fingerprint()),
-        "images": content_key({name: tars.get(name) for name in sorted({sample.shard for sample in samples})}),
-        "texts": _texts_hash(samples),
+        "images": content_key({name: tars.get(name) for name in sorted(samples.shards)}),
+        "texts": samples.texts_hash,
     }
 
 
@@ -77,13 +75,6 @@ def note_run(folder: Path, name: str, config: Mapping[str, Any]) -> str | None:
         f"an unfinished run stands at step {int(step)} in {where} and is not resumed, for it has other settings: "
         f"{'; '.join(differences(old, config))}"
     )
-
-
-def _texts_hash(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for s in samples:
-        digest.update(json.dumps([s.shard, s.key, s.raw, s.long, s.rewrites]).encode())
-    return digest.hexdigest()
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader, SampleBatch
 from lotlip.data.loading.order import EpochOrder
 from lotlip.data.loading.pixels import PixelSource
-from lotlip.data.loading.samples import Sample, TextRecipe
+from lotlip.data.loading.sample_table import SampleTable
+from lotlip.data.loading.samples import TextRecipe
 from lotlip.data.manifest import Manifest
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
@@ -56,7 +57,7 @@ class Result:
 
 
 def train(
-    samples: Sequence[Sample],
+    samples: SampleTable,
     images: Sequence[Manifest],
     settings: Train,
     method: Method,
@@ -109,7 +110,7 @@ class _Run:
     def __init__(
         self,
         parts: Parts,
-        samples: Sequence[Sample],
+        samples: SampleTable,
         images: Sequence[Manifest],
         settings: Train,
         method: Method,
@@ -191,8 +192,8 @@ class _Run:
             **{f"loss_{name}": rounded(loss) for name, loss in zip(names, losses, strict=True)},
             "logit_scale": rounded(self.parts.model.logit_scale.exp().item()),
             "num_samples": len(self.samples),
-            "without_long": sum(not sample.long for sample in self.samples),
-            "without_rewrite": sum(not sample.rewrites for sample in self.samples),
+            "without_long": self.samples.counts["without_long"],
+            "without_rewrite": self.samples.counts["without_rewrite"],
             "epochs": rounded(self.num_steps / batches),
             "steps": self.num_steps,
             "skipped_steps": watch.skipped,
@@ -243,8 +244,8 @@ class _Run:
         """One step and what the guards make of it; returns its learning rate."""
         step, settings, device = self.progress.step, self.settings, self.ranks.device
         rate = learning_rate(step, self.num_steps, settings.learning_rate, self.warmup_steps)
-        samples = [self.samples[i] for i in batch.indices]
-        ids, mask = (x.to(device) for x in self.texts.batch(samples, batch.visits.tolist()))
+        texts = self.texts.batch(self.samples.take(batch.indices), batch.visits.tolist())
+        ids, mask = (x.to(device) for x in texts)
         images = batch.pixels if self.features is None else self.features.batch(batch.indices, batch.visits)
         assert images is not None
         images = images.to(device, DTYPES[settings.compute.precision])
@@ -338,9 +339,8 @@ class _Run:
             callback.on_warning(self.progress.step, text)
 
 
-def _open_loader(samples: Sequence[Sample], settings: Train, pixels: PixelSource | None, ranks: Ranks) -> Loader:
-    shards = [sample.shard for sample in samples]
-    order = EpochOrder(shards, settings.seed, settings.order, settings.window_shards, settings.source_weights)
+def _open_loader(samples: SampleTable, settings: Train, pixels: PixelSource | None, ranks: Ranks) -> Loader:
+    order = EpochOrder(samples.shards, settings.seed, settings.order, settings.window_shards, settings.source_weights)
     per_epoch = max(1, len(samples) // settings.batch_size)
     num_epochs = math.ceil(num_steps(settings, per_epoch) / per_epoch)
     return Loader(

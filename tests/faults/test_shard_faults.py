@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lotlip.data.loading.samples import join_samples
+from lotlip.data.loading.join import join_samples
 from lotlip.data.manifest import Manifest
 from lotlip.data.shards import ShardReader, as_webdataset
 from lotlip.data.verify.datasets import verify_dataset
@@ -69,13 +69,13 @@ def test_a_flipped_bit_that_webdataset_hands_on(manifest: Manifest) -> None:
     assert found == [("b", "image")]
 
 
-def test_a_missing_tar_and_a_changed_table(manifest: Manifest) -> None:
+def test_a_missing_tar_and_a_changed_table(manifest: Manifest, tmp_path: Path) -> None:
     (manifest.folder / TAR).unlink()
     with pytest.raises(DataError, match=r"s-00000.tar is missing: run `dvc checkout`"):
         open_first(manifest)
     flip(manifest.folder / "s-00001.parquet", 9)
     with pytest.raises(DataError, match=r"s-00001.parquet has another sha256 than its manifest says"):
-        join_samples([manifest], {})
+        join_samples([manifest], {}, work=tmp_path / "work")
     assert [(problem.file, problem.what) for problem in verify_dataset(manifest.folder).problems] == [
         (TAR, "missing"),
         ("s-00001.parquet", "sha256"),

@@ -134,7 +134,7 @@ def die(data: bytes, rng: random.Random) -> torch.Tensor:
 
 def open_loader(project: Project, transform, num_workers: int) -> Loader:
     source = PixelSource(ImageReader([project.images], project.folder / "spans"), transform, seed=0)
-    order = EpochOrder([sample.shard for sample in project.samples], seed=0)
+    order = EpochOrder(project.samples.shards, seed=0)
     return Loader(project.samples, order, batch_size=4, num_epochs=2, pixels=source, num_workers=num_workers)
 
 

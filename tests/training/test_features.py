@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from lotlip.data.loading.image_reader import ImageReader
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Shard, describe_file, write_manifest
 from lotlip.data.shards import ShardReader, write_tar
@@ -49,7 +50,7 @@ def files(project: Project, work: str = "work") -> dict[str, bytes]:
 def photograph(project: Project, broken: dict[str, bytes] | None = None) -> None:
     """JPEGs of 160 x 128 pixels in the place of the samples' images; `broken` bytes in the place of some."""
     rng, folder, shards = np.random.default_rng(5), project.images.folder, []
-    for name in dict.fromkeys(sample.shard for sample in project.samples):
+    for name in project.samples.shards:
         records = []
         for sample in project.samples:
             if sample.shard == name:
@@ -67,7 +68,7 @@ def test_features_are_the_towers_in_the_order_of_the_indices(project: Project, t
     cache.compute_missing()
     indices = np.array([63, 0, 5, 40, 5, 33])
     found = cache.open().batch(indices, np.zeros(6, np.int64))
-    samples = [project.samples[i] for i in indices]
+    samples = project.samples.take(indices)
     with torch.no_grad():
         pixels = pixels_of(project.images, samples, ImageSettings(16), project.folder / "shards")
         expected = image_features(tower, pixels)
@@ -272,14 +273,15 @@ def test_a_cut_off_file_is_computed_again(
 
 def test_strangers_are_errors(project: Project, tower: Any) -> None:
     stranger = Sample("tiny-00000", "nobody", "", ())
+    samples = SampleTable.from_samples([stranger, *project.samples])
     for _ in range(2):
         with pytest.raises(DataError, match="1 samples have no image in shard tiny-00000, nobody first"):
-            make_cache(project, tower, samples=[*project.samples, stranger]).compute_missing()
+            make_cache(project, tower, samples=samples).compute_missing()
     make_cache(project, tower).compute_missing()
     with pytest.raises(DataError, match="1 samples have no image in the shards given, nobody of tiny-00000 first"):
-        make_cache(project, tower, samples=[*project.samples, stranger]).open()
+        make_cache(project, tower, samples=samples).open()
     with pytest.raises(DataError, match="No image manifest holds shard 'other'"):
-        make_cache(project, tower, samples=[Sample("other", "1", "", ())])
+        make_cache(project, tower, samples=SampleTable.from_samples([Sample("other", "1", "", ())]))
 
 
 def test_an_unreadable_image_matters_where_a_sample_wants_it(
@@ -288,7 +290,7 @@ def test_an_unreadable_image_matters_where_a_sample_wants_it(
     photograph(project, broken={"0007": b"no image"})
     with pytest.raises(DataError, match=r"^Image 0007 of .*tiny-00000.tar: not an image.*Run `dvc repro validate`"):
         make_cache(project, tower).compute_missing()
-    wanted = [sample for sample in project.samples if sample.key != "0007"]
+    wanted = SampleTable.from_samples(sample for sample in project.samples if sample.key != "0007")
     cache = make_cache(project, tower, samples=wanted)
     cache.compute_missing()
     assert "image features of tiny-00000: 1 images cannot be read, and no sample wants them" in capsys.readouterr().out

@@ -73,7 +73,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, project: Project, bad: set[int]) -> 
 
 def batches_of(project: Project) -> list[list[tuple[str, int]]]:
     """Key and visit of each pair of each batch of a run."""
-    order = EpochOrder([sample.shard for sample in project.samples], project.settings().seed)
+    order = EpochOrder(project.samples.shards, project.settings().seed)
     loader = Loader(project.samples, order, batch_size=16, num_epochs=3)
     return [
         [(project.samples[i].key, visit) for i, visit in zip(batch.indices, batch.visits, strict=True)]

@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from transformers import ViTConfig, ViTModel
 from lotlip.data.images import eval_transform, open_rgb
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.shards import write_tar
@@ -81,7 +82,7 @@ def make_towers(folder: Path) -> None:
     backend.save(str(folder / "tokenizer/tokenizer.json"))
 
 
-def make_shards(folder: Path, num_samples: int = 64) -> tuple[list[Sample], Manifest]:
+def make_shards(folder: Path, num_samples: int = 64) -> tuple[SampleTable, Manifest]:
     """Two shards of flat random colours under `folder`, with raw and long texts of random words."""
     rng = np.random.default_rng(3)
     contents: dict[str, list[dict[str, Any]]] = {}
@@ -95,7 +96,7 @@ def make_shards(folder: Path, num_samples: int = 64) -> tuple[list[Sample], Mani
             contents.setdefault(name, []).append({"__key__": key, "png": _png(rng), "txt": raw})
     if not (folder / "manifest.json").is_file():  # processes of one training share the folder
         _write_shards(folder, contents)
-    return samples, read_manifest(folder, "images")
+    return SampleTable.from_samples(samples), read_manifest(folder, "images")
 
 
 def _write_shards(folder: Path, contents: Mapping[str, Sequence[dict[str, Any]]]) -> None:
@@ -107,7 +108,7 @@ def _write_shards(folder: Path, contents: Mapping[str, Sequence[dict[str, Any]]]
     write_manifest(folder, "images", shards)
 
 
-def pixels_of(images: Manifest, samples: Sequence[Sample], settings: ImageSettings, folder: Path) -> torch.Tensor:
+def pixels_of(images: Manifest, samples: Iterable[Sample], settings: ImageSettings, folder: Path) -> torch.Tensor:
     """Pixels of the samples by the evaluation transform."""
 
     def transform(data: bytes, rng: random.Random) -> torch.Tensor:

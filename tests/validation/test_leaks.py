@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lotlip.data.images import check_image
-from lotlip.data.loading.samples import is_held_out, join_samples
+from lotlip.data.loading.join import join_samples
+from lotlip.data.loading.samples import is_held_out
 from lotlip.data.shards import encode_png
 from lotlip.errors import DataError
 from lotlip.validation.validate import Inputs, judge_rows, open_inputs, validate
@@ -114,7 +115,7 @@ def test_a_held_out_share_is_no_leak_of_itself(photos: Dataset) -> None:
     assert set(table.index[table["leak"].isna()]) == {*HELD_OUT, first}
     assert table["leak"][third] == 0
     assert reasons["image"]["leak:held_out"].sum() == 1
-    _, counts = join_samples(inputs.images, {}, None, photos.held_out)
+    counts = join_samples(inputs.images, {}, None, photos.held_out, work=photos.folder / "work").counts
     assert (counts["held_out"], counts["held_out_twins"]) == (len(HELD_OUT), 1)
 
 

@@ -11,7 +11,7 @@ The limit is decoding: a JPEG of 448 pixels and 27 kB, decoded, resized and crop
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lotlip.data.loading.order import EpochOrder
 from lotlip.data.loading.pixels import PixelSource, Wanted
-from lotlip.data.loading.samples import Sample
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.errors import DataError, ExecutorError
 
 MAX_DEATHS = 3  # of workers, without a batch in between
@@ -67,7 +67,7 @@ class Loader:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: SampleTable,
         order: EpochOrder,
         *,
         batch_size: int,
@@ -163,8 +163,8 @@ class Loader:
         def tasks() -> Iterator[list[Wanted]]:
             for batch in self._planned():
                 handed_over.append(batch)
-                chosen = zip(batch.indices, batch.visits.tolist(), strict=True)
-                yield [(self._samples[i].shard, self._samples[i].key, visit) for i, visit in chosen]
+                chosen = zip(self._samples.take(batch.indices), batch.visits.tolist(), strict=True)
+                yield [(sample.shard, sample.key, visit) for sample, visit in chosen]
 
         for pixels in load_ahead(source, tasks(), self._num_workers, self._device.type == "cuda"):
             if isinstance(pixels, DataError):

@@ -43,7 +43,7 @@ class EpochOrder:
     """Which samples an epoch has, and in which order.
 
     Args:
-        shards: of each sample, the name of its shard.
+        shards: by name, how many samples each has; shard by shard, in this order, the samples are numbered from 0.
         seed: at least 0.
         kind: `global` or `shards`.
         window_shards: of `shards`: so many are open at a time; from their number on, the mix is that of `global`.
@@ -55,18 +55,17 @@ class EpochOrder:
 
     def __init__(
         self,
-        shards: Sequence[str],
+        shards: Mapping[str, int],
         seed: int,
         kind: OrderKind = "global",
         window_shards: int = 8,
         source_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.num_samples = len(shards)
+        self.num_samples = sum(shards.values())
         self._seed, self._kind, self._window = seed, kind, window_shards
-        codes: dict[str, int] = {}
-        self._shard_of = np.fromiter((codes.setdefault(name, len(codes)) for name in shards), np.int64, len(shards))
-        self._members = _by_source(list(codes), self._shard_of) if source_weights else {}
-        self.quotas = _quotas(self._members, source_weights, len(shards)) if source_weights else {}
+        self._shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), list(shards.values()))
+        self._members = _by_source(list(shards), self._shard_of) if source_weights else {}
+        self.quotas = _quotas(self._members, source_weights, self.num_samples) if source_weights else {}
 
     def epoch(self, epoch: int) -> Draws:
         """The samples of epoch `epoch` (from 0), as many as there are samples in all."""
@@ -107,7 +106,7 @@ class EpochOrder:
 _NONE = np.zeros(0, np.int64)
 
 
-def _windowed(shard_of: NDArray[np.int64], window: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _windowed(shard_of: NDArray[np.int32], window: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Order samples by a time: their shard's place among all P, and up to `window` later, on a circle of length P.
 
     At time t just the shards with a place in (t - window, t] are open.
@@ -119,7 +118,7 @@ def _windowed(shard_of: NDArray[np.int64], window: int, rng: np.random.Generator
     return np.argsort(time, kind="stable")
 
 
-def _by_source(names: Sequence[str], shard_of: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+def _by_source(names: Sequence[str], shard_of: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
     sources = sorted({source_of(name) for name in names})
     source_of_shard = np.array([sources.index(source_of(name)) for name in names])
     of_sample = source_of_shard[shard_of]

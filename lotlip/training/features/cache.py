@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lotlip.data.loading.image_reader import ImageReader
-from lotlip.data.loading.samples import Sample
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.manifest import Manifest, Shard
 from lotlip.errors import DataError
 from lotlip.model.image_tower import ImageSettings
@@ -22,7 +22,7 @@ from lotlip.params import Train
 from lotlip.records import content_key
 from lotlip.training.features.compute import Embed, Job, compute_sidecars
 from lotlip.training.features.sidecar import open_sidecar
-from lotlip.training.features.store import ByShard, FeatureStore
+from lotlip.training.features.store import FeatureStore
 from lotlip.training.pixels import pixel_decode, pixel_source
 
 FEATURE_VERSION = 2  # raise it when the same tower and tar would give other features
@@ -62,7 +62,7 @@ class FeatureCache:
         tower: Any,
         image: ImageSettings,
         images: Sequence[Manifest],
-        samples: Sequence[Sample],
+        samples: SampleTable,
         settings: Train,
         work: Path,
         *,
@@ -75,12 +75,11 @@ class FeatureCache:
         self._embed = Embed(tower, self._num_crops, patches, autocast)
         self._reader = ImageReader(images, work / "shards", read_ahead=True)
         self._source = pixel_source(self._reader, image, settings, locked=True)
-        self._by_shard = ByShard(samples)
         known = {shard.name: shard for manifest in images for shard in manifest.shards}
-        for name in self._by_shard.shards:
+        for name in samples.shards:
             if name not in known:
                 raise DataError(f"No image manifest holds shard {name!r}: samples and images do not fit.")
-        self._shards = [known[name] for name in self._by_shard.shards]
+        self._shards = [known[name] for name in samples.shards]
         identity = {
             "version": FEATURE_VERSION,
             "weights": weights_hash(tower),
@@ -113,7 +112,7 @@ class FeatureCache:
         Raises:
             DataError: a file is missing or damaged, or lacks a sample.
         """
-        return FeatureStore(self._samples, self._by_shard, self._paths, self._num_crops)
+        return FeatureStore(self._samples, self._paths, self._num_crops)
 
     def _is_there(self, number: int) -> bool:
         path = self._paths[number]
@@ -128,7 +127,7 @@ class FeatureCache:
 
     def _job(self, number: int) -> Job:
         shard = self._shards[number]
-        return Job(shard.name, shard.num_samples, self._paths[number], self._by_shard.members(number))
+        return Job(shard.name, shard.num_samples, self._paths[number], number)
 
 
 def _key(identity: Mapping[str, Any], settings: Train, shard: Shard) -> str:

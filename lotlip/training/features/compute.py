@@ -13,16 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import is_death, load_ahead
 from lotlip.data.loading.pixels import PixelSource
-from lotlip.data.loading.samples import Sample
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.errors import DataError, ExecutorError, ModelError
 from lotlip.model.image_tower import image_features
 from lotlip.training.features.sidecar import write_sidecar
@@ -33,12 +31,12 @@ _EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Job:
-    """A sidecar to compute: of which shard with how many images, where it goes, and which samples want it."""
+    """A sidecar to compute: of which shard with how many images, where it goes, and the shard's number in the table."""
 
     shard: str
     num_images: int
     path: Path
-    samples: NDArray[np.int64]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Embed:
 
 def compute_sidecars(
     jobs: Sequence[Job],
-    samples: Sequence[Sample],
+    samples: SampleTable,
     embed: Embed,
     reader: ImageReader,
     source: PixelSource,
@@ -164,8 +162,8 @@ def _raise_errors(parts: Iterator[_Part | DataError], num_workers: int) -> Itera
         ) from error
 
 
-def _check(job: Job, samples: Sequence[Sample], keys: Sequence[str], errors: Mapping[str, DataError]) -> None:
-    missing = sorted({samples[i].key for i in job.samples}.difference(keys))
+def _check(job: Job, samples: SampleTable, keys: Sequence[str], errors: Mapping[str, DataError]) -> None:
+    missing = sorted(set(samples.keys(job.number)).difference(keys))
     for key in missing:
         if key in errors:
             raise errors[key]

@@ -9,27 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lotlip.data.loading.samples import Sample
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.errors import DataError
 from lotlip.training.features.sidecar import Sidecar, open_sidecar
 
 _MAX_MAPPED = 32_000  # files; Linux allows a process 65,530 maps
-
-
-class ByShard:
-    """Samples by shard: the `shards`' names in the order of their first sample, and each sample's place among them."""
-
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        numbers: dict[str, int] = {}
-        count = len(samples)
-        self.shard_of = np.fromiter((numbers.setdefault(s.shard, len(numbers)) for s in samples), np.int32, count)
-        self.shards = list(numbers)
-        self._order = np.argsort(self.shard_of, kind="stable")
-        self._ends = np.cumsum(np.bincount(self.shard_of, minlength=len(numbers)))
-
-    def members(self, number: int) -> NDArray[np.int64]:
-        """Indices of the samples of shard `number`."""
-        return self._order[self._ends[number - 1] if number else 0 : self._ends[number]]
 
 
 class FeatureStore:
@@ -37,24 +21,23 @@ class FeatureStore:
 
     Args:
         samples: all of them.
-        by_shard: the same by shard.
-        paths: the shards' files, in its order.
+        paths: their shards' files, in order.
         num_crops: r, of each image.
 
     Raises:
         DataError: a file is missing or damaged, or lacks a sample.
     """
 
-    def __init__(self, samples: Sequence[Sample], by_shard: ByShard, paths: Sequence[Path], num_crops: int) -> None:
-        self._shard_of, self._num_crops = by_shard.shard_of, num_crops
+    def __init__(self, samples: SampleTable, paths: Sequence[Path], num_crops: int) -> None:
+        self._samples, self._num_crops = samples, num_crops
         self._opened = lru_cache(_MAX_MAPPED)(lambda number: _open(paths[number]))
         self._places = np.empty(len(samples), np.int32)
         lacking = []
         for number in range(len(paths)):
-            members = by_shard.members(number)
-            places, found = self._opened(number).find([samples[i].key for i in members])
-            self._places[members] = places
-            lacking += members[~found].tolist()
+            start = samples.starts[number]
+            places, found = self._opened(number).find(samples.keys(number))
+            self._places[start : start + len(places)] = places
+            lacking += (start + np.flatnonzero(~found)).tolist()
         if lacking:
             first = samples[lacking[0]]
             raise DataError(
@@ -71,7 +54,7 @@ class FeatureStore:
         Raises:
             DataError: what a file holds is not what was written.
         """
-        shards, places, crops = self._shard_of[indices], self._places[indices], visits % self._num_crops
+        shards, places, crops = self._samples.shard_of(indices), self._places[indices], visits % self._num_crops
         order = np.argsort(shards, kind="stable")
         starts = np.flatnonzero(np.diff(shards[order])) + 1
         batch: NDArray[np.float16] | None = None

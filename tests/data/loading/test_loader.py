@@ -15,6 +15,7 @@ from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader, SampleBatch
 from lotlip.data.loading.order import EpochOrder
 from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import write_tar
@@ -29,7 +30,7 @@ def payload(sample: Sample) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], Manifest]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[SampleTable, Manifest]:
     """Shards whose "images" are their own names; keys sort in another order than they are stored."""
     folder = tmp_path_factory.mktemp("images")
     samples = [
@@ -42,7 +43,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], Mani
         records = [{"__key__": s.key, "jpg": payload(s), "txt": "t"} for s in samples if s.shard == name]
         count = write_tar(folder / f"{name}.tar", records)
         shards.append(Shard(name, count, {"tar": describe_file(folder, f"{name}.tar")}))
-    return samples, write_manifest(folder, "images", shards)
+    return SampleTable.from_samples(samples), write_manifest(folder, "images", shards)
 
 
 def text_and_number(data: bytes, rng: random.Random) -> torch.Tensor:
@@ -51,14 +52,14 @@ def text_and_number(data: bytes, rng: random.Random) -> torch.Tensor:
 
 
 def open_loader(
-    stored: tuple[list[Sample], Manifest],
+    stored: tuple[SampleTable, Manifest],
     folder: Path | None,
     transform: Callable[..., torch.Tensor] = text_and_number,
     order: EpochOrder | None = None,
     **changes: object,
 ) -> Loader:
     samples, images = stored
-    order = order or EpochOrder([s.shard for s in samples], 1, "shards", 2)
+    order = order or EpochOrder(samples.shards, 1, "shards", 2)
     pixels = None if folder is None else PixelSource(ImageReader([images], folder), transform, seed=1)
     return Loader(samples, order, **{"batch_size": 4, "num_epochs": 3, "pixels": pixels, **changes})
 
@@ -73,17 +74,17 @@ def content(batches: list[SampleBatch]) -> list[tuple]:
     ]  # fmt: skip
 
 
-def orders(samples: list[Sample]) -> list[EpochOrder]:
-    names = [sample.shard for sample in samples]
+def orders(samples: SampleTable) -> list[EpochOrder]:
+    shards = samples.shards
     return [
-        EpochOrder(names, 0),
-        EpochOrder(names, 0, "shards", 2),
-        EpochOrder(names, 0, "global", source_weights={"a": 3.0, "b": 1.0}),
-        EpochOrder(names, 0, "shards", 1, {"a": 1.0, "b": 3.0}),
+        EpochOrder(shards, 0),
+        EpochOrder(shards, 0, "shards", 2),
+        EpochOrder(shards, 0, "global", source_weights={"a": 3.0, "b": 1.0}),
+        EpochOrder(shards, 0, "shards", 1, {"a": 1.0, "b": 3.0}),
     ]
 
 
-def test_each_batch_holds_the_images_of_its_samples(stored: tuple[list[Sample], Manifest], tmp_path: Path) -> None:
+def test_each_batch_holds_the_images_of_its_samples(stored: tuple[SampleTable, Manifest], tmp_path: Path) -> None:
     samples, _ = stored
     batches = list(open_loader(stored, tmp_path))
     assert [(b.epoch, b.number) for b in batches] == [(e, n) for e in range(3) for n in range(NUM // 4)]
@@ -95,7 +96,7 @@ def test_each_batch_holds_the_images_of_its_samples(stored: tuple[list[Sample], 
     assert len(numbers) == 3 * 20, "an image's random numbers are its own at each visit"
 
 
-def test_the_order_depends_on_neither_workers_nor_pixels(stored: tuple[list[Sample], Manifest], tmp_path: Path) -> None:
+def test_the_order_depends_on_neither_workers_nor_pixels(stored: tuple[SampleTable, Manifest], tmp_path: Path) -> None:
     for order in orders(stored[0]):
         expected = content(list(open_loader(stored, tmp_path / "a", order=order)))
         for num_workers in (1, 3):
@@ -106,7 +107,7 @@ def test_the_order_depends_on_neither_workers_nor_pixels(stored: tuple[list[Samp
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_ranks_share_each_global_batch(stored: tuple[list[Sample], Manifest], tmp_path: Path, world_size: int) -> None:
+def test_ranks_share_each_global_batch(stored: tuple[SampleTable, Manifest], tmp_path: Path, world_size: int) -> None:
     for order in orders(stored[0]):
         whole = list(open_loader(stored, tmp_path, order=order, batch_size=6))
         ranks = [
@@ -123,7 +124,7 @@ def test_ranks_share_each_global_batch(stored: tuple[list[Sample], Manifest], tm
                 assert len(set(seen.tolist())) == len(seen) == NUM // 6 * 6
 
 
-def test_resume_at_every_position_reads_nothing_again(stored: tuple[list[Sample], Manifest], tmp_path: Path) -> None:
+def test_resume_at_every_position_reads_nothing_again(stored: tuple[SampleTable, Manifest], tmp_path: Path) -> None:
     def noting(data: bytes, rng: random.Random) -> torch.Tensor:
         decoded.append(data)
         return text_and_number(data, rng)
@@ -143,7 +144,7 @@ def test_resume_at_every_position_reads_nothing_again(stored: tuple[list[Sample]
 
 
 def test_what_workers_prepared_beyond_is_not_counted_as_consumed(
-    stored: tuple[list[Sample], Manifest], tmp_path: Path
+    stored: tuple[SampleTable, Manifest], tmp_path: Path
 ) -> None:
     expected = content(list(open_loader(stored, tmp_path)))
     for position in (1, 4, 6, 14):
@@ -160,7 +161,7 @@ def test_what_workers_prepared_beyond_is_not_counted_as_consumed(
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_any_chain_of_stops_on_any_ranks_gives_each_sample_once(
-    stored: tuple[list[Sample], Manifest], data: st.DataObject
+    stored: tuple[SampleTable, Manifest], data: st.DataObject
 ) -> None:
     """Each leg of a run has another number of ranks, stops anywhere, and goes on from the state of any rank."""
     order = data.draw(st.sampled_from(orders(stored[0])[:2]))
@@ -183,13 +184,13 @@ def test_any_chain_of_stops_on_any_ranks_gives_each_sample_once(
     assert found == expected
 
 
-def test_a_state_of_other_data_is_refused(stored: tuple[list[Sample], Manifest]) -> None:
+def test_a_state_of_other_data_is_refused(stored: tuple[SampleTable, Manifest]) -> None:
     state = open_loader(stored, None).state_dict()
     with pytest.raises(DataError, match=r"'batch_size': 4.* cannot be resumed with .*'batch_size': 5"):
         open_loader(stored, None, batch_size=5).load_state_dict(state)
 
 
-def test_batches_that_cannot_be(stored: tuple[list[Sample], Manifest]) -> None:
+def test_batches_that_cannot_be(stored: tuple[SampleTable, Manifest]) -> None:
     with pytest.raises(DataError, match=r"23 samples and train\.batch_size is 24"):
         open_loader(stored, None, batch_size=24)
     with pytest.raises(DataError, match=r"3 processes cannot share train\.batch_size 4"):
@@ -197,7 +198,7 @@ def test_batches_that_cannot_be(stored: tuple[list[Sample], Manifest]) -> None:
 
 
 def test_the_loader_draws_none_of_the_random_numbers_of_training(
-    stored: tuple[list[Sample], Manifest], tmp_path: Path
+    stored: tuple[SampleTable, Manifest], tmp_path: Path
 ) -> None:
     for num_workers in (0, 1):
         torch.manual_seed(0)
@@ -213,7 +214,7 @@ def refuse(data: bytes, rng: random.Random) -> torch.Tensor:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_damaged_image_names_shard_and_key(
-    stored: tuple[list[Sample], Manifest], tmp_path: Path, num_workers: int
+    stored: tuple[SampleTable, Manifest], tmp_path: Path, num_workers: int
 ) -> None:
     loader = open_loader(stored, tmp_path, refuse, num_workers=num_workers)
     with pytest.raises(DataError, match=r"^Image k\d+-ü\d of .*\d\.tar: damaged image: it ends early\. Run `dvc repro"):
@@ -224,7 +225,7 @@ def test_a_damaged_image_names_shard_and_key(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="copies to a GPU")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_on_a_gpu_are_those_on_the_cpu(
-    stored: tuple[list[Sample], Manifest], tmp_path: Path, num_workers: int
+    stored: tuple[SampleTable, Manifest], tmp_path: Path, num_workers: int
 ) -> None:
     expected = content(list(open_loader(stored, tmp_path)))
     loader = open_loader(stored, tmp_path, num_workers=num_workers, device=torch.device("cuda"))

@@ -9,8 +9,8 @@ from lotlip.data.loading.order import EpochOrder
 from lotlip.errors import DataError
 
 
-def shard_names(sizes: list[int], source: str = "s") -> list[str]:
-    return [f"{source}-{number:05d}" for number, size in enumerate(sizes) for _ in range(size)]
+def shards_of(sizes: list[int], source: str = "s") -> dict[str, int]:
+    return {f"{source}-{number:05d}": size for number, size in enumerate(sizes)}
 
 
 SIZES = st.lists(st.integers(0, 9), max_size=8)
@@ -21,26 +21,28 @@ KINDS = st.sampled_from(["global", "shards"])
 def test_an_epoch_is_each_sample_once_and_follows_from_its_arguments(
     sizes: list[int], kind: str, window: int, seed: int, epoch: int
 ) -> None:
-    names = shard_names(sizes)
-    if not names:
+    shards, total = shards_of(sizes), sum(sizes)
+    if not total:
         return
-    draws = EpochOrder(names, seed, kind, window).epoch(epoch)
-    assert sorted(draws.indices.tolist()) == list(range(len(names)))
+    draws = EpochOrder(shards, seed, kind, window).epoch(epoch)
+    assert sorted(draws.indices.tolist()) == list(range(total))
     assert set(draws.visits.tolist()) == {epoch}
-    again = EpochOrder(names, seed, kind, window).epoch(epoch)
+    again = EpochOrder(shards, seed, kind, window).epoch(epoch)
     np.testing.assert_array_equal(again.indices, draws.indices)
 
 
 def test_the_global_order_is_that_of_earlier_versions() -> None:
     expected = np.random.default_rng([3, 5]).permutation(40)
-    np.testing.assert_array_equal(EpochOrder(["s-00000"] * 40, 3).epoch(5).indices, expected)
+    np.testing.assert_array_equal(EpochOrder({"s-00000": 40}, 3).epoch(5).indices, expected)
 
 
 @pytest.mark.parametrize("kind", ["global", "shards"])
 def test_epochs_and_seeds_have_orders_of_their_own(kind: str) -> None:
-    names = shard_names([10] * 5)
+    shards = shards_of([10] * 5)
     orders = {
-        tuple(EpochOrder(names, seed, kind, 2).epoch(epoch).indices.tolist()) for seed in range(3) for epoch in range(3)
+        tuple(EpochOrder(shards, seed, kind, 2).epoch(epoch).indices.tolist())
+        for seed in range(3)
+        for epoch in range(3)
     }
     assert len(orders) == 9
 
@@ -48,8 +50,8 @@ def test_epochs_and_seeds_have_orders_of_their_own(kind: str) -> None:
 @pytest.mark.parametrize(("num_shards", "window"), [(40, 8), (40, 1), (5, 8), (9, 9)])
 def test_few_shards_are_open_at_a_time(num_shards: int, window: int) -> None:
     """A shard is read in one stretch of the circle; so many stretches overlap at any time."""
-    names = shard_names([100] * num_shards)
-    order = EpochOrder(names, 0, "shards", window).epoch(0).indices
+    shards = shards_of([100] * num_shards)
+    order = EpochOrder(shards, 0, "shards", window).epoch(0).indices
     shard = order // 100
     num_open = np.zeros(len(order), int)
     num_stretches = 0
@@ -70,7 +72,7 @@ def test_few_shards_are_open_at_a_time(num_shards: int, window: int) -> None:
 def test_the_mix_of_a_window_is_what_theory_says() -> None:
     """Shares and distances over 60 shards of 500: neighbours in the tars, and neighbours in the order."""
     size, num_shards, window = 500, 60, 12
-    num_samples, names = size * num_shards, shard_names([size] * num_shards)
+    num_samples, shards = size * num_shards, shards_of([size] * num_shards)
 
     def measure(order: np.ndarray) -> dict[str, float]:
         place = np.empty(len(order), int)
@@ -86,7 +88,7 @@ def test_the_mix_of_a_window_is_what_theory_says() -> None:
         }
 
     found = {
-        kind: measure(EpochOrder(names, 1, kind, window).epoch(0).indices) for kind in ("global", "shards")
+        kind: measure(EpochOrder(shards, 1, kind, window).epoch(0).indices) for kind in ("global", "shards")
     }  # fmt: skip
     assert found["global"]["same_shard"] == pytest.approx(1 / num_shards, rel=0.1)
     assert found["shards"]["same_shard"] == pytest.approx(1 / window, rel=0.05)
@@ -97,8 +99,8 @@ def test_the_mix_of_a_window_is_what_theory_says() -> None:
 
 
 def test_a_window_of_all_shards_mixes_as_the_global_order() -> None:
-    names = shard_names([200] * 10)
-    order = EpochOrder(names, 0, "shards", 10).epoch(0).indices
+    shards = shards_of([200] * 10)
+    order = EpochOrder(shards, 0, "shards", 10).epoch(0).indices
     assert np.mean(np.diff(order // 200) == 0) == pytest.approx(1 / 10, abs=0.02)
     assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.06
 
@@ -113,9 +115,9 @@ WEIGHT = st.floats(0.05, 20.0)
 def test_weights_are_met_exactly_and_no_sample_is_ahead_of_another(
     sizes: tuple[list[int], list[int]], weight_a: float, weight_b: float, kind: str, seed: int
 ) -> None:
-    names = shard_names(sizes[0], "a") + shard_names(sizes[1], "b")
-    num_a, total = sum(sizes[0]), len(names)
-    order = EpochOrder(names, seed, kind, 2, {"b": weight_b, "a": weight_a})
+    shards = {**shards_of(sizes[0], "a"), **shards_of(sizes[1], "b")}
+    num_a, total = sum(sizes[0]), sum(shards.values())
+    order = EpochOrder(shards, seed, kind, 2, {"b": weight_b, "a": weight_a})
     exact = total * weight_a / (weight_a + weight_b)
     counts = np.zeros(total, int)
     for epoch in range(4):
@@ -131,17 +133,17 @@ def test_weights_are_met_exactly_and_no_sample_is_ahead_of_another(
 
 
 def test_quotas_by_hand() -> None:
-    names = shard_names([6], "cc3m") + shard_names([4], "sample")
-    assert EpochOrder(names, 0, source_weights={"cc3m": 1.0, "sample": 2.0}).quotas == {"cc3m": 3, "sample": 7}
-    equal = shard_names([1], "a") + shard_names([1], "b") + shard_names([2], "c")
+    shards = {**shards_of([6], "cc3m"), **shards_of([4], "sample")}
+    assert EpochOrder(shards, 0, source_weights={"cc3m": 1.0, "sample": 2.0}).quotas == {"cc3m": 3, "sample": 7}
+    equal = {**shards_of([1], "a"), **shards_of([1], "b"), **shards_of([2], "c")}
     assert EpochOrder(equal, 0, source_weights=dict.fromkeys("abc", 1.0)).quotas == {"a": 2, "b": 1, "c": 1}
 
 
 def test_a_source_of_small_weight_reads_few_of_its_shards() -> None:
-    names = shard_names([100] * 50, "big") + shard_names([100] * 2, "small")
+    shards = {**shards_of([100] * 50, "big"), **shards_of([100] * 2, "small")}
     weights = {"big": 1.0, "small": 9.0}
     used = {
-        kind: len({names[i] for i in EpochOrder(names, 0, kind, 8, weights).epoch(0).indices if i < 5000})
+        kind: len({i // 100 for i in EpochOrder(shards, 0, kind, 8, weights).epoch(0).indices if i < 5000})
         for kind in ("global", "shards")
     }
     assert used == {"global": 50, "shards": 6}  # 520 samples
@@ -149,4 +151,4 @@ def test_a_source_of_small_weight_reads_few_of_its_shards() -> None:
 
 def test_weights_of_other_sources_are_refused() -> None:
     with pytest.raises(DataError, match="names cc3m, other, and there are samples of cc3m"):
-        EpochOrder(["cc3m-00000"], 0, source_weights={"cc3m": 1.0, "other": 1.0})
+        EpochOrder({"cc3m-00000": 1}, 0, source_weights={"cc3m": 1.0, "other": 1.0})
