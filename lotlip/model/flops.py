@@ -125,16 +125,16 @@ def step_flops(config: LotlipConfig, short: Lengths, long: Lengths, *, image: Im
 def _feed_forward(config: Any) -> float:
     """Of one row in one layer."""
     if config.model_type != "dinov2":
-        return 4.0 * config.hidden_size * config.intermediate_size
+        return float(4 * config.hidden_size * config.intermediate_size)
     inner = int(config.hidden_size * config.mlp_ratio)
     if config.use_swiglu_ffn:  # three matrices of two thirds of the width
-        return 6.0 * config.hidden_size * ((int(inner * 2 / 3) + 7) // 8 * 8)
-    return 4.0 * config.hidden_size * inner
+        return float(6 * config.hidden_size * ((int(inner * 2 / 3) + 7) // 8 * 8))
+    return float(4 * config.hidden_size * inner)
 
 
 def _patch_flops(config: Any) -> float:
     inputs = config.num_channels * config.patch_size**2
-    return 2.0 * num_patches(config) * inputs * config.hidden_size
+    return float(2 * num_patches(config) * inputs * config.hidden_size)
 
 
 def _pooling(config: Any) -> float:
@@ -142,4 +142,4 @@ def _pooling(config: Any) -> float:
     if config.model_type != "siglip_vision_model" or not config.vision_use_head:
         return 0.0
     width, patches = config.hidden_size, num_patches(config)
-    return 4.0 * width**2 * (1 + patches) + 4 * width * patches + _feed_forward(config)
+    return float(4 * width**2 * (1 + patches) + 4 * width * patches) + _feed_forward(config)

@@ -59,6 +59,16 @@ class Outline:
         found: LotlipConfig = self.model.config
         return found
 
+    @property
+    def num_trained(self) -> int:
+        """Parameters that are trained."""
+        return sum(int(p.numel()) for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def num_locked(self) -> int:
+        """Parameters that stay as they are."""
+        return sum(int(p.numel()) for p in self.model.parameters() if not p.requires_grad)
+
 
 def outline(settings: Train, method: Method) -> Outline:
     """The model that `build_model` would build; no weights are read, and nothing is fetched for known hub ids.
