@@ -218,7 +218,7 @@ def _pairs(params: Params, request: Request, data: Path) -> tuple[int, str]:
         return request.pairs, "as given"
     found = count_pairs(params, data)
     if found is None:
-        raise ParamsError("How many pairs there are to train on is not known: no data/images of all sources; --pairs.")
+        raise ParamsError("How many pairs there are to train on is not known: data/images lacks a source; give --pairs.")
     return found
 
 
