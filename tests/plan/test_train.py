@@ -14,10 +14,12 @@ from lotlip.model.image_tower import build_image_tower, image_features
 from lotlip.model.modeling import LotlipModel
 from lotlip.overlays import apply_overlays
 from lotlip.params import Params, load_params
-from lotlip.plan.lengths import find_lengths
+from lotlip.plan.lengths import count_pairs, find_lengths
 from lotlip.plan.memory import RESERVE, kept_bytes, train_memory
 from lotlip.plan.train import LABELS, Request, plan_training
+from lotlip.text.tokenizer import LotlipTokenizer
 from lotlip.training.check import check_method
+from tests.data.datasets import write_captions, write_images
 from tests.model.tiny_parts import PLAIN_VOCAB, make_ids
 
 TOP = Path(__file__).parents[2]
@@ -45,6 +47,13 @@ def test_the_overlays_of_real_runs_are_consistent(overlays: tuple[str, ...], tmp
         assert model.config.vision_config.patch_size == patch
     pairs = 102_571_723 if "100m" in overlays else 3_018_175
     assert f"pairs: {int(pairs - 0.002 * 3_018_175):,} (published counts)" in found.remarks[0]
+
+
+@pytest.mark.parametrize("overlay", ["sample_all", "quick", "image_folder", "url_table", "hf_dataset", *CC3M_16[1:]])
+def test_the_other_overlays_with_settings_of_training_are_consistent(overlay: str, tmp_path: Path) -> None:
+    params = real_params(tmp_path, (overlay,))
+    for name, method in params.methods.items():
+        assert check_method(name, params.train_settings(name), method, 10_000).problems == ()
 
 
 def test_a_plan_by_hand(tmp_path: Path) -> None:
@@ -142,6 +151,26 @@ def test_published_lengths(tmp_path: Path) -> None:
     hundred = real_params(tmp_path, ("cc3m", "100m", "vit_b16"))
     assert find_lengths(hundred, "lit", tmp_path).short.tolist() == [17 + 2]  # 17.37, weighted by images
     assert "published" in found.origin
+
+
+def test_lengths_and_pairs_of_data_that_are_here(tmp_path: Path) -> None:
+    """Five images with a raw caption `a K` and a long text `a long K`: the first shard has three of them."""
+    images = write_images(tmp_path / "data/images/s")
+    write_captions(tmp_path / "data/captions/llava", images)
+    values = load_params(TOP / "params.yaml")
+    source = values.sources["scenes"].model_copy(update={"held_out_share": 0.4})
+    captioners = {"llava": values.captioners["llava"]}
+    params = values.model_copy(update={"sources": {"s": source}, "captioners": captioners})
+    found = find_lengths(params, "lotlip", tmp_path / "data")
+    settings = params.train_settings("lotlip")
+    tokenizer = LotlipTokenizer.load(settings.tokenizer, num_corner_tokens=2, token_limit=128)
+    for lengths, texts in ((found.short, "a {}"), (found.long, "a long {}")):
+        assert lengths.tolist() == [len(ids) for ids in tokenizer.encode([texts.format(key) for key in "abc"]).ids]
+    assert found.origin == "3 samples of data/"
+    assert count_pairs(params, tmp_path / "data") == (3, "data/images")
+    given = plan_training(params, ["lotlip"], Request("H100", 1, 0.4, 2000, long_tokens=50), tmp_path / "data")
+    assert given.methods["lotlip"]["long_ids"] == 50 + 4
+    assert given.methods["lotlip"]["short_ids"] == pytest.approx(found.short.mean(), abs=0.5)
 
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
