@@ -70,6 +70,9 @@ class LotlipModel(PreTrainedModel):  # type: ignore[misc]
         """The word embeddings, corner tokens included."""
         return self.text_tower.word_embeddings
 
+    def enable_input_require_grads(self) -> None:
+        """Nothing: checkpoints that are not reentrant do not need it, and a locked tower would keep its activations."""
+
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Unit-length features of texts.
 

@@ -10,7 +10,6 @@ The last layer computes its queries and its dense part for the rows that are rea
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -19,9 +18,8 @@ from transformers import BertModel, CLIPTextModel
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.model.config import LotlipConfig
+from lotlip.model.packed_layers import PackedBertLayer, PackedClipLayer, run_packed
 from lotlip.model.packing import Attention, Packing, eager, pack
-
-Attend = Callable[..., Tensor]
 
 
 def build_text_tower(config: LotlipConfig) -> "TextTower":
@@ -95,11 +93,7 @@ class TextTower(nn.Module, ABC):
         attend = self._attention(texts, num_corners)
         layers = self._layers()
         for i, layer in enumerate(layers):
-            rows = read if i == len(layers) - 1 else None
-            if layer.gradient_checkpointing and self.training:
-                states = layer._gradient_checkpointing_func(self._layer, layer, states, attend, rows)
-            else:
-                states = self._layer(layer, states, attend, rows)
+            states = layer(states, attend, read if i == len(layers) - 1 else None)
         result: Tensor = states
         return result
 
@@ -137,7 +131,7 @@ class TextTower(nn.Module, ABC):
 
     @abstractmethod
     def _layers(self) -> Any:
-        """The layers, modules with `gradient_checkpointing`."""
+        """The layers, of a kind in `packed_layers`."""
 
     @abstractmethod
     def _embed(self, ids_T: Tensor, positions_T: Tensor) -> Tensor:
@@ -146,10 +140,6 @@ class TextTower(nn.Module, ABC):
     @abstractmethod
     def _attention(self, texts: Packing, num_corners: int) -> Attention:
         """What each row sees; `num_corners` corners are among the rows."""
-
-    @abstractmethod
-    def _layer(self, layer: Any, states_TH: Tensor, attend: Attend, read: Tensor | None) -> Tensor:
-        """States after a layer, of all rows or of the rows `read`, [Q, H]."""
 
     @abstractmethod
     def _head(self, states_QH: Tensor) -> Tensor:
@@ -174,6 +164,7 @@ class BertTower(TextTower):
         self.corner_mask = config.corner_mask
         self.first_corner_id = config.first_corner_id
         self.bert: Any = BertModel._from_config(config.text_config)
+        run_packed(self._layers(), PackedBertLayer)
 
     def encode_classes(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         keep_BL = self._check(ids_BL, mask_BL)
@@ -227,13 +218,6 @@ class BertTower(TextTower):
         corners = num_corners if self.corner_mask else 0
         return Attention(texts, config.num_attention_heads, num_corners=corners, dropout=dropout)
 
-    def _layer(self, layer: Any, states_TH: Tensor, attend: Attend, read: Tensor | None) -> Tensor:
-        own = layer.attention.self
-        rows = states_TH if read is None else states_TH[read]
-        context = attend(own.query(rows), own.key(states_TH), own.value(states_TH), read)
-        output: Tensor = layer.feed_forward_chunk(layer.attention.output(context, rows))
-        return output
-
     def _head(self, states_QH: Tensor) -> Tensor:
         pooler = self.bert.pooler
         projected: Tensor = self.projection(pooler.activation(pooler.dense(states_QH)))
@@ -251,6 +235,7 @@ class CausalTower(TextTower):
     def __init__(self, config: LotlipConfig) -> None:
         super().__init__(config)
         self.clip: Any = CLIPTextModel._from_config(config.text_config)
+        run_packed(self._layers(), PackedClipLayer)
 
     def encode_classes(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         texts = pack(self._check(ids_BL, mask_BL))
@@ -280,14 +265,6 @@ class CausalTower(TextTower):
         config = self.clip.config
         dropout = config.attention_dropout if self.training else 0.0
         return Attention(texts, config.num_attention_heads, causal=True, dropout=dropout)
-
-    def _layer(self, layer: Any, states_TH: Tensor, attend: Attend, read: Tensor | None) -> Tensor:
-        own, normed = layer.self_attn, layer.layer_norm1(states_TH)
-        rows, residual = (normed, states_TH) if read is None else (normed[read], states_TH[read])
-        attended = own.out_proj(attend(own.q_proj(rows), own.k_proj(normed), own.v_proj(normed), read))
-        states: Tensor = residual + attended
-        output: Tensor = states + layer.mlp(layer.layer_norm2(states))
-        return output
 
     def _head(self, states_QH: Tensor) -> Tensor:
         projected: Tensor = self.projection(self.clip.final_layer_norm(states_QH))

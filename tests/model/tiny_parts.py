@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, ViTConfig
+from transformers import BertConfig, BertModel, ViTConfig
 
 from lotlip.model.config import LotlipConfig
 from lotlip.model.modeling import LotlipModel
@@ -48,6 +48,13 @@ def make_ids(lengths: list[int], num_corner_tokens: int, width: int | None = Non
         rows.append([CLS, *corners, *text, SEP])
     width = width or max(len(row) for row in rows)
     return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+
+
+def plain_bert(model: LotlipModel) -> BertModel:
+    """transformers' own BERT with the weights of the model's text tower."""
+    peer = BertModel._from_config(model.config.text_config).to(model.dtype).eval()
+    peer.load_state_dict(model.text_tower.bert.state_dict())
+    return peer
 
 
 def slow_slots(model: LotlipModel, ids: Tensor, corner_mask: bool = True) -> Tensor:
