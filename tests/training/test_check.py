@@ -1,5 +1,6 @@
 """Settings that do not fit together are told before anything is read, all at once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_all_problems_at_once(project: Project) -> None:
     lines = str(error.value).splitlines()
     assert len(lines) == 3
     assert all(line.startswith("methods.lit: ") for line in lines)
+
+
+def test_what_an_earlier_run_left_on_the_disk_is_not_wanted_twice(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(project.folder)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    settings, work = project.settings(), project.folder / "work"
+    (problem,) = check_method("lit", settings, LIT, 64, work).problems
+    assert "checkpoints 0.0 GB, and the disk of" in problem
+    (work / "train/run").mkdir(parents=True)
+    (work / "train/run/step.pt").write_bytes(bytes(10**6))
+    assert check_method("lit", settings, LIT, 64, work).problems == ()
 
 
 def test_more_at_a_time_than_there_is_is_only_noted(project: Project) -> None:
