@@ -66,7 +66,7 @@ def test_what_an_earlier_run_left_on_the_disk_is_not_wanted_twice(
     (problem,) = check_method("lit", settings, LIT, 64, work).problems
     assert "checkpoints 0.0 GB, and the disk of" in problem
     (work / "train/run").mkdir(parents=True)
-    (work / "train/run/step.pt").write_bytes(bytes(10**6))
+    (work / "train/run/step.pt").write_bytes(bytes(10**7))
     assert check_method("lit", settings, LIT, 64, work).problems == ()
 
 
