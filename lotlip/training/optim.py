@@ -11,7 +11,8 @@ def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
 
     Biases, norms, single tokens and the logit scale, all of one dimension or none, do not.
     """
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             is_matrix = sum(side > 1 for side in parameter.shape) >= 2  # of the whole, where it is sharded
