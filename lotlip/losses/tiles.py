@@ -192,7 +192,7 @@ def _scattered(grad_BD: Tensor, group: Group) -> Tensor:
     if group is None:
         return grad_BD
     own = grad_BD.new_empty(len(grad_BD) // dist.get_world_size(group), grad_BD.shape[1])
-    dist.reduce_scatter_tensor(own, grad_BD, group=group)
+    dist.reduce_scatter_single(own, grad_BD, group=group)
     return own
 
 

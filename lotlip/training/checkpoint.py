@@ -1,93 +1,200 @@
-"""Checkpoints of a training run: one file, replaced atomically, resumed at the very next step.
+"""Checkpoints of a training run: one whole file each, written by the first process, readable by any number of them.
 
-With a storage in S3 a copy goes there, so that a run whose machine is gone is resumed on another one.
+A file `step-000000120.pt` holds weights that are trained, the optimizer's state, the progress, and the run's settings;
+it is complete or not there at all. Shared-out weights are gathered for it (ViT-B/16, BERT-base and AdamW's state take
+2.4 GB), so a run goes on with any number of processes and any way of sharing. With a storage in S3 a copy of the newest
+goes there, and a machine without any file here goes on from it.
 """
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
-from lotlip.errors import ModelError, StorageError
+from lotlip.errors import LotlipError, ModelError, StorageError
 from lotlip.records import atomic_path
 from lotlip.storage.objects import download, find_object, upload
+from lotlip.training.guards import Watch
+from lotlip.training.ranks import Ranks
 from lotlip.training.step import StepSums
 
 
 @dataclass
 class Progress:
-    """Everything but weights and random numbers that a resumed run needs.
+    """Everything but weights and the optimizer's state that a resumed run needs.
 
     `step` counts what is complete, `data` is where the loader stands; `curve` holds the rows so far, `counts` texts
-    and losses of data, `losses` the mean loss of each text slot over the last complete epoch; `of_epoch` and `of_row`
-    sum up the steps of the epoch and of the row that are not complete.
+    and losses of data of all processes (`row_counts` since the last row), `losses` the mean loss of each text slot
+    over the last complete epoch; `of_epoch` and `of_row` sum up the steps of the epoch and of the row that are not
+    complete; `watch` is what the guards remember.
     """
 
     step: int = 0
     data: dict[str, int] | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    row_counts: dict[str, int] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     of_epoch: StepSums = field(default_factory=StepSums)
     of_row: StepSums = field(default_factory=StepSums)
+    watch: Watch = field(default_factory=Watch)
 
 
-def save_checkpoint(
-    path: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    copy: str | None = None,
-) -> None:
-    """Write weights that are trained, the optimizer's state, the progress and the state of torch's random numbers.
+class Checkpoints:
+    """The checkpoints of a run.
 
-    `copy` is where it goes in S3, too; when that fails, training goes on with the file here alone, and says so.
+    Args:
+        folder: theirs alone.
+        config: the run's settings, flat; a file that has others is refused.
+        keep: so many of the newest stay.
+        ranks: the processes that train; all of them call `save` and `load` together.
+        copy: where the newest also goes in S3; None: nowhere.
     """
-    record = {
-        "model": _trained(model),
-        "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
-        "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
-    }
-    with atomic_path(path) as temporary:
-        torch.save(record, temporary)
-    if copy is not None:
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], keep: int, ranks: Ranks, copy: str | None) -> None:
+        self.folder, self.config, self.keep = folder, dict(config), keep
+        self._ranks, self._copy = ranks, copy
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write a checkpoint and remove those that are old.
+
+        When the copy in S3 fails, training goes on with the file here alone, and says so.
+
+        Raises:
+            OSError: the disk is full; the checkpoints before stay as they are.
+        """
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        record = {
+            "config": self.config,
+            "model": get_model_state_dict(model, options=options),
+            "optimizer": get_optimizer_state_dict(model, optimizer, options=options),
+            "progress": asdict(progress),
+        }
+        if not self._ranks.is_first:
+            return
+        path = self._path(progress.step)
+        with atomic_path(path) as temporary:
+            torch.save(record, temporary)
+        self.remove_old()
+        if self._copy is not None:
+            try:
+                upload(path, self._copy)
+            except StorageError as error:
+                print(f"warning: no copy of the checkpoint at step {progress.step}: {error}", flush=True)
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Restore the newest checkpoint; None where there is none.
+
+        Of a damaged one it says so, and takes the one before.
+
+        Raises:
+            ModelError: all there are are damaged, or they belong to a run with other settings.
+            StorageError: S3 refuses or is away.
+        """
+        record = _caught(self._newest) if self._ranks.is_first else None
+        # An error of the first process is everyone's, or the others would wait for it.
+        told = self._ranks.of_first(record if record is None or isinstance(record, LotlipError) else _told(record))
+        if isinstance(told, LotlipError):
+            raise told
+        if told is None:
+            return None
+        _check_names(told["names"], model)
+        record = record or {"model": {}, "optimizer": {}}  # which the first process sends
+        options = StateDictOptions(
+            full_state_dict=True, broadcast_from_rank0=self._ranks.group is not None, strict=False
+        )
+        set_model_state_dict(model, record["model"], options=options)
+        optimizer.zero_grad()
+        set_optimizer_state_dict(model, optimizer, record["optimizer"], options=options)
+        return _progress(told["progress"])
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, rising."""
+        return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("step-*.pt"))
+
+    def remove_old(self, keep: int | None = None) -> None:
+        """Remove all but the newest `keep` (None: as many as the run keeps)."""
+        for step in self.steps()[: -(keep or self.keep)]:
+            self._path(step).unlink(missing_ok=True)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.pt"
+
+    def _newest(self) -> dict[str, Any] | None:
+        steps = self.steps()
+        if not steps and self._copy is not None and find_object(self._copy) is not None:
+            fetched = self.folder / "copy.pt"
+            download(self._copy, fetched)
+            fetched.replace(self._path(_progress(self._read(fetched)["progress"]).step))
+            steps = self.steps()
+        for step in reversed(steps):
+            path = self._path(step)
+            try:
+                return self._read(path)
+            except _DamagedError as error:
+                print(f"warning: the checkpoint {path} is damaged ({error}): the one before is taken", flush=True)
+        if steps:
+            raise ModelError(
+                f"No checkpoint in {self.folder} can be resumed, all {len(steps)} are damaged: remove the folder to "
+                "train from the start."
+            )
+        return None
+
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
-            upload(path, copy)
-        except StorageError as error:
-            print(f"warning: no copy of the checkpoint at step {progress.step}: {error}", flush=True)
+            record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            config = record["config"]
+        except Exception as error:  # torch raises many unrelated types on damaged files
+            raise _DamagedError(f"{type(error).__name__}: {error}") from error
+        if other := differences(config, self.config):
+            raise ModelError(
+                f"The checkpoint {path} belongs to a run with other settings: {'; '.join(other)}. Remove it, or set "
+                "them as they were."
+            )
+        return record
 
 
-def load_checkpoint(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, copy: str | None = None
-) -> Progress:
-    """Restore what `save_checkpoint` wrote, from its copy where it is not here; a fresh `Progress` without either.
+class _DamagedError(Exception):
+    """A checkpoint is not whole."""
 
-    Raises:
-        ModelError: the file is damaged or belongs to another model.
-        StorageError: S3 refuses or is away.
-    """
-    if not path.is_file() and copy is not None and find_object(copy) is not None:
-        download(copy, path)
-    if not path.is_file():
-        return Progress()
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What two flat configurations do not share, in words: `name old, now new`."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return [f"{name} {old.get(name)}, now {new.get(name)}" for name in names]
+
+
+def _caught(function: Callable[[], Any]) -> Any:
     try:
-        record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        weights = record["model"]
-        if weights.keys() != _trained(model).keys():
-            raise ValueError("its weights have other names")
-        model.load_state_dict(weights, strict=False)
-        optimizer.load_state_dict(record["optimizer"])
-        torch.set_rng_state(record["random"]["cpu"])
-        torch.cuda.set_rng_state_all(record["random"]["cuda"][: torch.cuda.device_count()])
-        sums = {name: StepSums(**record["progress"][name]) for name in ("of_epoch", "of_row")}
-        return Progress(**{**record["progress"], **sums})
-    except Exception as error:  # torch raises many unrelated types on damaged files
+        return function()
+    except LotlipError as error:
+        return error
+
+
+def _told(record: dict[str, Any]) -> dict[str, Any]:
+    """What all processes must know of a checkpoint besides its tensors."""
+    return {"names": list(record["model"]), "progress": record["progress"]}
+
+
+def _progress(values: dict[str, Any]) -> Progress:
+    sums = {name: StepSums(**values[name]) for name in ("of_epoch", "of_row")}
+    return Progress(**{**values, **sums, "watch": Watch(**values["watch"])})
+
+
+def _check_names(found: Collection[str], model: nn.Module) -> None:
+    expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if set(found) != expected:
         raise ModelError(
-            f"The checkpoint {path} cannot be resumed ({error}): remove it to train from the start."
-        ) from error
-
-
-def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+            f"A checkpoint has {len(found)} weights and the model trains {len(expected)}; only one of them has "
+            f"{', '.join(sorted(set(found) ^ expected))}. Remove the checkpoint to train from the start."
+        )

@@ -1,17 +1,23 @@
-"""Training of one method, from samples to a published model folder.
+"""Training of one method, from samples to a published model folder, on one process or many.
 
-Batches and draws follow from the seed and the position in the data, and a checkpoint keeps what dropout has drawn, so
-a run that was killed and resumed, in the middle of an epoch or after it, ends with the same weights as one that was
-not (on the same device, with the same number of threads).
+Batches and draws follow from the seed and the place in the data, dropout from the seed, the step and the process. So a
+run that was killed and resumed, in the middle of an epoch or after it, ends with the same weights as one that was not
+(bit for bit on a CPU with as many processes and threads), and a run may go on with another number of processes.
 """
 
+import hashlib
+import math
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from lotlip.data.augment import train_transform
 from lotlip.data.loading.image_reader import ImageReader
@@ -22,22 +28,23 @@ from lotlip.data.loading.samples import Sample, TextRecipe
 from lotlip.data.manifest import Manifest
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
-from lotlip.model.devices import open_device
 from lotlip.model.processor import MAX_PIXELS, LotlipProcessor
 from lotlip.params import Method, Train
-from lotlip.records import content_key, publish_folder
+from lotlip.records import publish_folder, write_text
 from lotlip.storage.leases import at_work
 from lotlip.storage.objects import join
 from lotlip.training.callbacks import Callback
-from lotlip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from lotlip.training.checkpoint import Checkpoints, Progress
 from lotlip.training.curve import CURVE_ROWS, rounded, slot_names, summarize
-from lotlip.training.features import cached_features, weights_hash
-from lotlip.training.optim import learning_rate, make_optimizer
+from lotlip.training.features import cached_features
+from lotlip.training.identity import note_run, run_config, run_folder
+from lotlip.training.meter import Meter
+from lotlip.training.optim import learning_rate, make_optimizer, num_steps, warmup_steps
+from lotlip.training.parallel import DTYPES, Network, numerics
+from lotlip.training.ranks import Ranks, is_launched, open_ranks
 from lotlip.training.step import Batch, StepSums, train_step
+from lotlip.training.stopping import StopSignals
 from lotlip.training.texts import TextSource
-
-TRAIN_VERSION = 2  # raise it when the same settings and samples would give other weights
-NO_RESULT_CHANGES = {"num_workers", "checkpoints"}  # with these settings
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ def train(
 ) -> Result:
     """Train a method and publish the model folder `out`, resuming what `work` holds of the same run.
 
+    Called by every process that torchrun has started, with the same arguments; the first one alone writes and speaks.
+
     Args:
         samples: image-text samples, at least one batch of them.
         images: manifests whose shards hold the samples' images.
@@ -73,24 +82,29 @@ def train(
     Raises:
         DataError: fewer samples than one batch, an image is missing or damaged, another run trains `out`, or the disk
             is full.
-        ExecutorError: workers that decode images died again and again.
-        ModelError: a checkpoint does not fit, or every step of an epoch had to be skipped.
+        ExecutorError: workers that decode images died again and again, or there are fewer processes than asked for.
+        ModelError: a checkpoint does not fit, or too many steps had to be skipped.
+        ParamsError: a device or a kernel is not there.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint of the last step is written.
     """
-    device = open_device(settings.device)
-    with at_work(work / "locks" / out.name, root), torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        parts = build_model(settings, method)
-        run = _Run(parts, samples, images, settings, method, work, device, callbacks, root)
-        run.all_steps()
-    _publish(parts, out)
-    metrics = run.metrics()
-    for callback in callbacks:
-        callback.on_end(metrics)
+    compute = settings.compute
+    with open_ranks(settings.device, compute.processes) as ranks, numerics(compute, ranks.device):
+        alone = at_work(work / "locks" / out.name, root) if ranks.is_first else nullcontext()
+        with alone, torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            parts = build_model(settings, method)
+            heard = callbacks if ranks.is_first else ()
+            run = _Run(parts, samples, images, settings, method, out.name, work, ranks, heard, root)
+            run.all_steps()
+            run.publish(out)
+        metrics = run.metrics()
+        for callback in run.callbacks:
+            callback.on_end(metrics)
     return Result(metrics, run.progress.curve)
 
 
 class _Run:
-    """One training run: its parts, where it stands, and its epochs."""
+    """One training run: its parts, where it stands, and its steps."""
 
     def __init__(
         self,
@@ -99,91 +113,151 @@ class _Run:
         images: Sequence[Manifest],
         settings: Train,
         method: Method,
+        name: str,
         work: Path,
-        device: torch.device,
+        ranks: Ranks,
         callbacks: Sequence[Callback],
         root: str | None,
     ) -> None:
-        self.samples, self.settings, self.method = samples, settings, method
-        self.device, self.callbacks = device, callbacks
-        key = _run_key(parts, samples, images, settings, method)
-        self.checkpoint = work / "train" / key / "checkpoint.pt"
-        self.copy = None if root is None else join(root, "checkpoints", f"{key}.pt")
-        self.model = parts.model.to(device)
+        self.parts, self.samples, self.settings, self.method = parts, samples, settings, method
+        self.name, self.ranks, self.callbacks = name, ranks, callbacks
+        config = run_config(parts, samples, images, settings, method)
+        folder = run_folder(work, config)
+        copy = None if root is None else join(root, "checkpoints", f"{folder.name}.pt")
+        self.checkpoints = Checkpoints(folder, config, settings.checkpoints.keep, ranks, copy)
         recipe = TextRecipe(method.short_text, method.num_long, method.long_text, settings.run_length)
         self.texts = TextSource(parts.tokenizer, recipe, settings.seed)
         pixels = None if method.image_tower == "locked" else _pixel_source(parts, images, settings, work)
-        self.loader = _open_loader(samples, settings, pixels, device)
+        self.loader = _open_loader(samples, settings, pixels, ranks)
         self.features: torch.Tensor | None = None
         if pixels is None:
-            tower = self.model.image_tower.eval()
+            tower = parts.model.image_tower.to(ranks.device).eval()
             patches = method.objective == "late_interaction"
             folder = work / "features"
             self.features = cached_features(tower, parts.image_settings, images, samples, folder, patches=patches)
-        self.optimizer = make_optimizer(self.model, settings.weight_decay)
-        self.num_steps = self.loader.batches_per_epoch * settings.epochs
+        self.network = Network(parts.model, settings.compute, ranks)
+        self.optimizer = make_optimizer(parts.model, settings.weight_decay, self.network.whole)
+        self.num_steps = num_steps(settings, self.loader.batches_per_epoch)
+        self.warmup_steps = warmup_steps(settings, self.num_steps)
         self.progress = Progress()
+        self.meter = Meter(None)
 
     def all_steps(self) -> None:
-        self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.copy)
-        self.texts.counts.update(self.progress.counts)
-        if self.progress.data:
-            self.loader.load_state_dict(self.progress.data)
-        for callback in self.callbacks:
-            callback.on_start(self.progress.step, self.num_steps)
-        self.model.train()
-        if self.features is not None:
-            self.model.image_tower.eval()
-        every = max(1, self.num_steps // CURVE_ROWS)
-        save_every = self.settings.checkpoints.every_steps
-        for batch in self.loader:
-            if batch.number == 0:  # the dropout of an epoch follows from its number
-                torch.manual_seed((self.settings.seed * 1_000_003 + batch.epoch + 1) % 2**63)
-            rate = learning_rate(
-                self.progress.step, self.num_steps, self.settings.learning_rate, self.settings.warmup_share
-            )
-            self._step(batch, rate)
-            ends_epoch = batch.number == self.loader.batches_per_epoch - 1
-            if ends_epoch or self.progress.step % every == 0:
-                self._log(batch.epoch, rate)
-            if ends_epoch:
-                self._end_epoch(batch.epoch)
-            if ends_epoch or (save_every and self.progress.step % save_every == 0):
-                self._save()
+        """Train to the end, from the newest checkpoint if there is one."""
+        self._start()
+        self.parts.model.train()
+        if self.method.image_tower == "locked":
+            self.parts.model.image_tower.eval()
+        row_every = max(1, self.num_steps // CURVE_ROWS)
+        batches = iter(self.loader)
+        with StopSignals(insist=not is_launched()) as signals:
+            while self.progress.step < self.num_steps:
+                waiting_since = time.monotonic()
+                batch = next(batches)
+                rate = self._step(batch, time.monotonic() - waiting_since)
+                is_last = self.progress.step == self.num_steps
+                ends_epoch = batch.number == self.loader.batches_per_epoch - 1 or is_last
+                if ends_epoch or self.progress.step % row_every == 0:
+                    self._row(batch.epoch, rate)
+                if ends_epoch:
+                    self._end_epoch(batch.epoch)
+                stops, is_due = self.ranks.sum([signals.received is not None, self._is_save_due()])
+                if ends_epoch or is_due or stops:
+                    self._save()
+                if stops:
+                    self._warn(
+                        f"stopped by a signal; the same command goes on after step {self.checkpoints.steps()[-1]}"
+                    )
+                    signals.obey()
+
+    def publish(self, out: Path) -> None:
+        """Write the model folder; of the checkpoints the newest stays."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights: dict[str, Any] = get_model_state_dict(self.parts.model, options=options)
+        if self.ranks.is_first:
+            weights = {name: tensor.float().contiguous() for name, tensor in weights.items()}
+            with publish_folder(out) as staging:
+                self.parts.model.save_pretrained(staging, state_dict=weights)
+                LotlipProcessor(self.parts.tokenizer, self.parts.image_settings).save_pretrained(staging)
+            self.checkpoints.remove_old(keep=1)
+            write_text(self.checkpoints.folder / "complete", "")
 
     def metrics(self) -> dict[str, float]:
         """Final losses (means over the last epoch) and counts of all that was seen, lost or skipped."""
-        counts, losses = Counter(self.progress.counts), self.progress.losses
+        counts, losses, watch = Counter(self.progress.counts), self.progress.losses, self.progress.watch
         names = slot_names(self.method.num_long, self.method.corner_tokens)
+        batches = self.loader.batches_per_epoch
         return {
             **summarize(losses, self.settings),
             **{f"loss_{name}": rounded(loss) for name, loss in zip(names, losses, strict=True)},
-            "logit_scale": rounded(self.model.logit_scale.exp().item()),
+            "logit_scale": rounded(self.parts.model.logit_scale.exp().item()),
             "num_samples": len(self.samples),
             "without_long": sum(not sample.long for sample in self.samples),
             "without_rewrite": sum(not sample.rewrites for sample in self.samples),
-            "epochs": self.settings.epochs,
+            "epochs": rounded(self.num_steps / batches),
             "steps": self.num_steps,
-            "skipped_steps": counts["skipped_steps"],
+            "skipped_steps": watch.skipped,
+            "rollbacks": watch.rollbacks,
+            "rolled_back_steps": watch.lost_steps,
+            "loss_spikes": watch.spikes,
             "pairs_seen": self.num_steps * self.settings.batch_size,
-            "dropped_pairs": self.loader.dropped_per_epoch * self.settings.epochs,
+            "dropped_pairs": self.loader.dropped_per_epoch * (self.num_steps // batches),
             "texts_seen": counts["texts"],
             "truncated_text_share": rounded(counts["truncated_texts"] / max(1, counts["texts"])),
             "truncated_token_share": rounded(counts["lost_tokens"] / max(1, counts["tokens"])),
-            "trained_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "trained_parameters": sum(p.numel() for p in self.parts.model.parameters() if p.requires_grad),
         }
 
-    def _step(self, batch: SampleBatch, rate: float) -> None:
+    def _start(self) -> None:
+        if self.ranks.is_first and (other := note_run(self.checkpoints.folder, self.name, self.checkpoints.config)):
+            self._warn(other)
+        saved = self.checkpoints.load(self.parts.model, self.optimizer)
+        if saved is not None:
+            self.progress = saved
+            assert saved.data is not None  # every checkpoint says where its loader stood
+            self.loader.load_state_dict(saved.data)
+        for callback in self.callbacks:
+            callback.on_start(self.progress.step, self.num_steps)
+        self._saved_at, self._must_save = time.monotonic(), False
+        if saved is None:
+            self._save()  # a full disk shows now, and guards have something to go back to
+
+    def _step(self, batch: SampleBatch, waited_s: float) -> float:
+        """One step and what the guards make of it; returns its learning rate."""
+        step, settings, device = self.progress.step, self.settings, self.ranks.device
+        rate = learning_rate(step, self.num_steps, settings.learning_rate, self.warmup_steps)
         samples = [self.samples[i] for i in batch.indices]
-        ids, mask = (x.to(self.device) for x in self.texts.batch(samples, batch.visits.tolist()))
+        ids, mask = (x.to(device) for x in self.texts.batch(samples, batch.visits.tolist()))
         images = batch.pixels if self.features is None else self.features[torch.from_numpy(batch.indices)]
         assert images is not None
-        inputs = Batch(ids, mask, images.to(self.device), precomputed=self.features is not None)
-        result = train_step(self.model, self.optimizer, inputs, self.settings, self.method, rate)
+        images = images.to(device, DTYPES[settings.compute.precision])
+        inputs = Batch(ids, mask, images, precomputed=self.features is not None)
+        result = train_step(self.network, self.optimizer, inputs, settings, self.method, rate, self.ranks, self._reseed)
+        self.meter.add(len(ids), int(mask.sum()), 0.0, waited_s)
         self.progress.step += 1
         self.progress.of_epoch.add(result)
         self.progress.of_row.add(result)
-        self.texts.counts["skipped_steps"] += result.skipped
+        if alarm := self.progress.watch.see(result, settings.guards):
+            self._warn(alarm)
+        if result.skipped:
+            self._warn(f"loss {result.loss} and gradient {result.grad_norm} are not both finite: the step is skipped")
+        if self.progress.watch.must_roll_back(settings.guards):
+            self._roll_back()
+        return rate
+
+    def _reseed(self, part: int) -> None:
+        """What dropout draws for a part of this process's share of this step."""
+        name = f"dropout/{self.settings.seed}/{self.progress.step}/{self.ranks.rank}/{part}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
+
+    def _roll_back(self) -> None:
+        """Take the weights of the last checkpoint; the data since then are not seen again."""
+        saved = self.checkpoints.load(self.parts.model, self.optimizer)
+        assert saved is not None  # there is one from the start
+        skipped, step = self.progress.watch.skipped_in_row, self.progress.step
+        self.progress.watch.rolled_back(step, saved.step, self.settings.guards)
+        self._warn(f"{skipped} steps in a row were skipped: back to the weights of step {saved.step}, past these data")
+        self._must_save = True  # when the step's row is written
 
     def _end_epoch(self, epoch: int) -> None:
         sums, self.progress.of_epoch = self.progress.of_epoch, StepSums()
@@ -194,26 +268,57 @@ class _Run:
             )
         self.progress.losses = sums.mean_losses()
 
-    def _save(self) -> None:
-        self.progress.counts = dict(self.texts.counts)
-        self.progress.data = self.loader.state_dict()
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.progress, self.copy)
+    def _is_save_due(self) -> bool:
+        """Whether steps or, by the clock of the first process, minutes ask for a checkpoint."""
+        wanted = self.settings.checkpoints
+        if self._must_save or (wanted.every_steps and self.progress.step % wanted.every_steps == 0):
+            return True
+        elapsed_s = time.monotonic() - self._saved_at
+        return self.ranks.is_first and wanted.every_minutes is not None and elapsed_s >= 60 * wanted.every_minutes
 
-    def _log(self, epoch: int, rate: float) -> None:
+    def _save(self) -> None:
+        if self.progress.watch.skipped_in_row:  # so that every checkpoint is one to go back to
+            return
+        self._count()
+        self.progress.data = self.loader.state_dict()
+        self.checkpoints.save(self.parts.model, self.optimizer, self.progress)
+        self._saved_at, self._must_save = time.monotonic(), False
+
+    def _count(self) -> None:
+        """Add what this process has counted since the last time to the counts of all."""
+        names = ("texts", "tokens", "truncated_texts", "lost_tokens")
+        new = dict(zip(names, self.ranks.sum([self.texts.counts[name] for name in names]), strict=True))
+        self.texts.counts.clear()
+        for counts in (self.progress.counts, self.progress.row_counts):
+            counts.update({name: counts.get(name, 0) + int(new[name]) for name in names})
+
+    def _row(self, epoch: int, rate: float) -> None:
+        self._count()
+        counts, self.progress.row_counts = self.progress.row_counts, {}
         sums, self.progress.of_row = self.progress.of_row, StepSums()
+        speed = self.meter.read(self.ranks)
         if not sums.finite:
             return
+        losses = sums.mean_losses()
+        names = slot_names(self.method.num_long, self.method.corner_tokens)
         row = {
             "step": self.progress.step,
             "epoch": epoch + 1,
-            **summarize(sums.mean_losses(), self.settings),
-            "logit_scale": rounded(self.model.logit_scale.exp().item()),
+            **summarize(losses, self.settings),
+            **{f"loss_{name}": rounded(loss) for name, loss in zip(names, losses, strict=True)},
+            "logit_scale": rounded(self.parts.model.logit_scale.exp().item()),
             "learning_rate": rounded(rate),
             "grad_norm": rounded(sums.grad_norm / sums.finite),
+            "truncated_text_share": rounded(counts["truncated_texts"] / counts["texts"]),
+            "skipped_steps": self.progress.watch.skipped,
         }
         self.progress.curve.append(row)
         for callback in self.callbacks:
-            callback.on_log(self.progress.step, row)
+            callback.on_log(self.progress.step, {**row, **speed})
+
+    def _warn(self, text: str) -> None:
+        for callback in self.callbacks:
+            callback.on_warning(self.progress.step, text)
 
 
 def _pixel_source(parts: Parts, images: Sequence[Manifest], settings: Train, work: Path) -> PixelSource:
@@ -229,37 +334,12 @@ def _pixel_source(parts: Parts, images: Sequence[Manifest], settings: Train, wor
     return PixelSource(reader, transform, settings.seed)
 
 
-def _open_loader(
-    samples: Sequence[Sample], settings: Train, pixels: PixelSource | None, device: torch.device
-) -> Loader:
+def _open_loader(samples: Sequence[Sample], settings: Train, pixels: PixelSource | None, ranks: Ranks) -> Loader:
     shards = [sample.shard for sample in samples]
     order = EpochOrder(shards, settings.seed, settings.order, settings.window_shards, settings.source_weights)
+    per_epoch = max(1, len(samples) // settings.batch_size)
+    num_epochs = math.ceil(num_steps(settings, per_epoch) / per_epoch)
     return Loader(
-        samples, order, batch_size=settings.batch_size, num_epochs=settings.epochs, pixels=pixels,
-        num_workers=settings.num_workers, device=device,
+        samples, order, batch_size=settings.batch_size, num_epochs=num_epochs, pixels=pixels,
+        num_workers=settings.num_workers, device=ranks.device, rank=ranks.rank, world_size=ranks.size,
     )  # fmt: skip
-
-
-def _run_key(
-    parts: Parts, samples: Sequence[Sample], images: Sequence[Manifest], settings: Train, method: Method
-) -> str:
-    """Hash of all that determines the trained weights, on a given device and number of threads."""
-    tars = {shard.name: shard.files["tar"].sha256 for manifest in images for shard in manifest.shards}
-    return content_key(
-        {
-            "version": TRAIN_VERSION,
-            "initial_weights": weights_hash(parts.model),
-            "settings": settings.model_dump(exclude=NO_RESULT_CHANGES),
-            "method": method.model_dump(),
-            "transform": asdict(parts.image_settings),
-            "vocabulary": parts.tokenizer.fingerprint(),
-            "tars": {name: tars.get(name) for name in sorted({sample.shard for sample in samples})},
-            "samples": content_key([[s.shard, s.key, s.raw, list(s.long), list(s.rewrites)] for s in samples]),
-        }
-    )
-
-
-def _publish(parts: Parts, out: Path) -> None:
-    with publish_folder(out) as staging:
-        parts.model.to("cpu").eval().save_pretrained(staging)
-        LotlipProcessor(parts.tokenizer, parts.image_settings).save_pretrained(staging)

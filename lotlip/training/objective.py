@@ -41,7 +41,7 @@ def _softmax(output: LotlipOutput, method: Method, settings: Train, group: Group
     if method.short_components is None:
         return contrastive_loss(image, text, scale, weights, label_smoothing=smoothing, group=group)
     # Long-CLIP: short texts meet the principal part of the images, long ones the whole.
-    principal = principal_part(image, method.short_components)
+    principal = principal_part(image, method.short_components, group)
     parts = [contrastive_loss(principal, text[:, :1], scale, weights[:1], label_smoothing=smoothing, group=group)]
     if len(weights) > 1:
         parts.append(contrastive_loss(image, text[:, 1:], scale, weights[1:], label_smoothing=smoothing, group=group))

@@ -1,6 +1,7 @@
 """The optimizer, the length of a run, and its schedule."""
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -8,19 +9,29 @@ from torch import nn
 from lotlip.params import Train
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, weight_decay: float, whole: Collection[nn.Parameter] = ()) -> torch.optim.AdamW:
     """AdamW over what is trainable; only matrices decay.
 
-    Biases, norms, single tokens and the logit scale, all of one dimension or none, do not.
+    Biases, norms, single tokens and the logit scale, all of one dimension or none, do not. What is left `whole` where
+    others are shared out among processes has groups of its own.
     """
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    kept = set(whole)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            is_matrix = sum(side > 1 for side in parameter.shape) >= 2  # of the whole, where it is sharded
-            (decayed if is_matrix else others).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+            is_matrix = sum(size > 1 for size in parameter.shape) >= 2
+            groups.setdefault((parameter in kept, is_matrix), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
+            for (_, is_matrix), parameters in groups.items()
+        ],
+        lr=0.0,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+    _make_state(optimizer)
+    return optimizer
 
 
 def num_steps(settings: Train, batches_per_epoch: int) -> int:
@@ -43,10 +54,20 @@ def warmup_steps(settings: Train, steps: int) -> int:
     return round(settings.warmup_share * steps)
 
 
-def learning_rate(step: int, num_steps: int, peak: float, warmup_share: float) -> float:
-    """The rate of step `step` (from 0): linear up to `peak` over the warm-up, then a cosine to 0."""
-    warmup_steps = round(warmup_share * num_steps)
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """The rate of step `step` (from 0) of `steps`: linear up to `peak` over `warmup` steps, then a cosine to 0."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state that a first step would make: a checkpoint before it then holds it, and counts no step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # at rate 0, which changes no weight
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """Tiny towers, shards and settings, enough to train on within a second.
 
-As a script (`tiny_training.py FOLDER STEP METHOD SETTINGS`) it trains in FOLDER and kills itself with SIGKILL at STEP;
-METHOD and SETTINGS are JSON.
+As a script (`tiny_training.py FOLDER RUNS`) it trains in FOLDER, on its own or started by torchrun. RUNS is a JSON list
+of what `Project.train` takes: `method`, `settings`, `name` and `work`; and `signal`, which it gives itself at `step`.
 """
 
 import io
@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordPiece
@@ -26,7 +28,7 @@ from transformers import ViTConfig, ViTModel
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.pixels import PixelSource
 from lotlip.data.loading.samples import Sample
-from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
+from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.shards import write_tar
 from lotlip.model.image_tower import ImageSettings
 from lotlip.params import Checkpoints, Compute, Guards, Method, Section, Train
@@ -81,19 +83,27 @@ def make_towers(folder: Path) -> None:
 def make_shards(folder: Path, num_samples: int = 64) -> tuple[list[Sample], Manifest]:
     """Two shards of flat random colours under `folder`, with raw and long texts of random words."""
     rng = np.random.default_rng(3)
-    folder.mkdir(parents=True, exist_ok=True)
-    shards, samples = [], []
+    contents: dict[str, list[dict[str, Any]]] = {}
+    samples = []
     for number in range(2):
         name = f"tiny-{number:05d}"
-        records = []
         for index in range(num_samples // 2):
             key = f"{number}{index:03d}"
             raw, *pieces = (" ".join(rng.choice(WORDS, 2)) for _ in range(5))
             samples.append(Sample(name, key, raw, (". ".join(pieces) + ".",)))
-            records.append({"__key__": key, "png": _png(rng), "txt": raw})
+            contents.setdefault(name, []).append({"__key__": key, "png": _png(rng), "txt": raw})
+    if not (folder / "manifest.json").is_file():  # processes of one training share the folder
+        _write_shards(folder, contents)
+    return samples, read_manifest(folder, "images")
+
+
+def _write_shards(folder: Path, contents: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for name, records in contents.items():
         count = write_tar(folder / f"{name}.tar", records)
         shards.append(Shard(name, count, {"tar": describe_file(folder, f"{name}.tar")}))
-    return samples, write_manifest(folder, "images", shards)
+    write_manifest(folder, "images", shards)
 
 
 def pixels_of(images: Manifest, samples: Sequence[Sample], settings: ImageSettings, folder: Path) -> torch.Tensor:
@@ -162,19 +172,23 @@ def with_changes(settings: Section, changes: Mapping[str, Any]) -> Any:
 
 
 class KillAt:
-    """A callback that stops training when a step is logged: by SIGKILL, or by an exception."""
+    """A callback that stops training when a step is logged: by a signal, or by an exception."""
 
-    def __init__(self, step: int, how: str = "raise") -> None:
-        self.step, self.how = step, how
+    def __init__(self, step: int, signal_number: signal.Signals | None = None) -> None:
+        self.step, self.signal_number = step, signal_number
+        self.warnings: list[str] = []
 
     def on_start(self, step: int, num_steps: int) -> None:
         self.started_at = step
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step >= self.step:
-            if self.how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise KeyboardInterrupt
+        if step == self.step:
+            if self.signal_number is None:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), self.signal_number)
+
+    def on_warning(self, step: int, text: str) -> None:
+        self.warnings.append(f"{step}: {text}")
 
     def on_end(self, metrics: Mapping[str, float]) -> None:
         pass
@@ -191,12 +205,11 @@ class Project:
 
     def repaint(self) -> None:
         """Other images in the place of the samples', under the same keys."""
-        rng, folder, shards = np.random.default_rng(99), self.images.folder, []
-        for name in dict.fromkeys(sample.shard for sample in self.samples):
-            records = [{"__key__": one.key, "png": _png(rng)} for one in self.samples if one.shard == name]
-            count = write_tar(folder / f"{name}.tar", records)
-            shards.append(Shard(name, count, {"tar": describe_file(folder, f"{name}.tar")}))
-        self.images = write_manifest(folder, "images", shards)
+        rng, contents = np.random.default_rng(99), {}
+        for one in self.samples:
+            contents.setdefault(one.shard, []).append({"__key__": one.key, "png": _png(rng)})
+        _write_shards(self.images.folder, contents)
+        self.images = read_manifest(self.images.folder, "images")
 
     def settings(self, **changes: object) -> Train:
         return make_settings(self.folder, **changes)
@@ -222,8 +235,34 @@ def _png(rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-if __name__ == "__main__":
+def run_script(folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1) -> "subprocess.CompletedProcess[str]":
+    """This file as a script; several processes are started by torchrun."""
+    Project(folder)
+    script = [__file__, str(folder), json.dumps(runs)]
+    how = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return subprocess.run(
+        [sys.executable, *how, *script],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def main(folder: str, runs: str) -> None:
     torch.set_num_threads(1)
-    project = Project(Path(sys.argv[1]))
-    method = Method.model_validate_json(sys.argv[3])
-    project.train(method, callbacks=(KillAt(int(sys.argv[2]), "kill"),), **json.loads(sys.argv[4]))
+    transformers.utils.logging.disable_progress_bar()
+    project = Project(Path(folder))
+    if "RANK" in os.environ:  # one group for all runs
+        torch.distributed.init_process_group("gloo")
+    for run in json.loads(runs):
+        callbacks = (KillAt(run["step"], signal.Signals[run["signal"]]),) if "signal" in run else ()
+        where = {name: run[name] for name in ("name", "work") if name in run}
+        method = Method.model_validate(run.get("method", LOTLIP.model_dump()))
+        project.train(method, callbacks=callbacks, **where, **run.get("settings", {}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

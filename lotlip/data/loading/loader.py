@@ -174,7 +174,7 @@ class Loader:
             # Forked, as they touch neither GPU nor model: any transform will do, and starting them takes no time.
             multiprocessing_context="fork" if self._num_workers else None,
             pin_memory=self._device.type == "cuda",
-            worker_init_fn=_die_with_parent,
+            worker_init_fn=_leave_signals_to_parent,
             generator=torch.Generator(),  # of its own, or it would take from the random numbers of dropout
         )
         for pixels in _start(loader):
@@ -190,8 +190,13 @@ def _is_death(error: Exception) -> bool:
     return not str(error).startswith("Caught ")
 
 
-def _die_with_parent(_: int) -> None:
-    """A worker that outlived a killed run, until it noticed, would keep that run's lock against the next one."""
+def _leave_signals_to_parent(_: int) -> None:
+    """Ctrl-C reaches workers, too, and the training process wants to finish its step; but they end when it does.
+
+    A worker that outlived a killed run, until it noticed, would keep that run's lock against the next one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
