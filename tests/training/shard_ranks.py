@@ -55,6 +55,9 @@ def run(case: str, rank: int, world: int) -> dict[str, Tensor]:
     """Features of this process's share, mean gradients and updated weights of all, and numbers of weights held."""
     model = make_model(case)
     whole = shard(model, init_device_mesh("cpu", (world,))) if world > 1 else []
+    optimizer = make_optimizer(model, 0.1, whole)
+    for group in optimizer.param_groups:
+        group["lr"], group["foreach"] = 1e-2, True  # as on GPUs
     share = slice(rank * NUM_IMAGES // world, (rank + 1) * NUM_IMAGES // world)
     inputs = batch(case, share)
     output = model(**inputs)
@@ -74,9 +77,6 @@ def run(case: str, rank: int, world: int) -> dict[str, Tensor]:
         if parameter.grad is not None:
             found[f"gradient/{name}"] = _full(parameter.grad)
     found["norm"] = _full(nn.utils.clip_grad_norm_(model.parameters(), 0.01, foreach=True))
-    optimizer = make_optimizer(model, weight_decay=0.1)
-    for group in optimizer.param_groups:
-        group["lr"], group["foreach"] = 1e-2, True  # as on GPUs
     optimizer.step()
     found |= {f"weight/{name}": _full(parameter.detach()) for name, parameter in model.named_parameters()}
     found["held"] = torch.tensor([sum(_numel(p) for p in model.parameters()), sum(p.numel() for p in whole)])
