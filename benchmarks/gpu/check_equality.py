@@ -132,7 +132,7 @@ def run(model: LotlipModel, ids: Tensor, pixels: Tensor, device: torch.device, d
 
 
 def texts(config: LotlipConfig, num_images: int) -> Tensor:
-    """Ids with the corners that the model has: of a raw text and two runs an image [B, 3, L]; for tokens of one text."""
+    """Ids [B, 3, L] of a raw text and two runs an image, with the model's corners; for token features of one text."""
     kinds = ("raw",) if config.token_features else ("raw", "run", "run")
     ids = torch.stack([make_ids(kind, num_images, seed) for seed, kind in enumerate(kinds)], dim=1)
     corners = VOCABULARY + torch.arange(config.num_corner_tokens).expand(*ids.shape[:2], -1)

@@ -18,6 +18,6 @@ def compile_layers(model: LotlipModel) -> None:
     for layer in layers_of(model):
         if isinstance(layer, PackedLayer):
             for part in ("project", "finish"):
-                setattr(layer, part, torch.compile(getattr(layer, part), dynamic=True, fullgraph=True))
+                setattr(layer, part, torch.compile(getattr(layer, part), dynamic=True))
         else:
             layer.compile()
