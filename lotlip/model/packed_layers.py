@@ -1,8 +1,8 @@
 """Layers of transformers' BERT and CLIP on packed rows: the same weights under the same names, another forward.
 
 They are modules that are called as such, so what hangs on a module's call works: gradient checkpointing and sharding
-(FSDP2). Their dense parts, before and after attention, are a whole graph each to torch.compile; attention, which depends
-on lengths, stays outside.
+(FSDP2). Their dense parts, before and after attention, are a whole graph each to torch.compile; attention depends on
+lengths and stays outside.
 
 Shapes: T rows (tokens of all texts), Q rows that are read, H width of the tower.
 """
