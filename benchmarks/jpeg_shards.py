@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lotlip.data.images import open_rgb
+from lotlip.data.images import eval_transform, open_rgb
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
 from lotlip.data.shards import encode_png, write_tar
 from lotlip.model.image_tower import ImageSettings
+from lotlip.model.processor import MAX_PIXELS
 from lotlip.sample.scenes import make_scene, render
-from lotlip.training.features import evaluation_pixels
 
 SIDE, BYTES, DISTINCT = 448, 30_000, 250
 Transform = Callable[..., Tensor]
@@ -58,7 +58,8 @@ def jpeg(data: bytes) -> bytes:
 
 def pixels(data: bytes, *_: object) -> Tensor:
     """The evaluation transform at 224 pixels; random numbers of an augmentation are not used."""
-    return evaluation_pixels(data, ImageSettings(224))
+    image = ImageSettings(224)
+    return eval_transform(open_rgb(data, MAX_PIXELS), image.size, image.mean, image.std)
 
 
 def nothing(data: bytes, *_: object) -> Tensor:

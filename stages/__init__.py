@@ -15,6 +15,9 @@ def run(main: Callable[..., None]) -> None:
     """Call `main` with the command line's arguments; a user's error becomes one message and exit status 1."""
     try:
         main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -13,7 +13,7 @@ from lotlip.model.build import Parts
 from lotlip.params import Method, Train
 from lotlip.records import content_key, read_json, write_json
 from lotlip.training.checkpoint import differences
-from lotlip.training.features import weights_hash
+from lotlip.training.features.cache import weights_hash
 
 TRAIN_VERSION = 3  # raise it when the same settings and samples would give other weights
 # With these settings results stay what they are, but for rounding and the draws of dropout: so a run may go on with

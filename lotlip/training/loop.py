@@ -7,7 +7,6 @@ run that was killed and resumed, in the middle of an epoch or after it, ends wit
 
 import hashlib
 import math
-import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from lotlip.data.augment import train_transform
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader, SampleBatch
 from lotlip.data.loading.order import EpochOrder
@@ -28,7 +26,7 @@ from lotlip.data.loading.samples import Sample, TextRecipe
 from lotlip.data.manifest import Manifest
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
-from lotlip.model.processor import MAX_PIXELS, LotlipProcessor
+from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method, Train
 from lotlip.records import publish_folder, write_text
 from lotlip.storage.leases import at_work
@@ -36,11 +34,13 @@ from lotlip.storage.objects import join
 from lotlip.training.callbacks import Callback
 from lotlip.training.checkpoint import Checkpoints, Progress
 from lotlip.training.curve import CURVE_ROWS, rounded, slot_names, summarize
-from lotlip.training.features import cached_features
+from lotlip.training.features.cache import FeatureCache
+from lotlip.training.features.store import FeatureStore
 from lotlip.training.identity import note_run, run_config, run_folder
 from lotlip.training.meter import Meter
 from lotlip.training.optim import learning_rate, make_optimizer, num_steps, warmup_steps
 from lotlip.training.parallel import DTYPES, Network, numerics
+from lotlip.training.pixels import pixel_source
 from lotlip.training.ranks import Ranks, is_launched, open_ranks
 from lotlip.training.step import Batch, StepSums, train_step
 from lotlip.training.stopping import StopSignals
@@ -127,14 +127,13 @@ class _Run:
         self.checkpoints = Checkpoints(folder, config, settings.checkpoints.keep, ranks, copy)
         recipe = TextRecipe(method.short_text, method.num_long, method.long_text, settings.run_length)
         self.texts = TextSource(parts.tokenizer, recipe, settings.seed)
-        pixels = None if method.image_tower == "locked" else _pixel_source(parts, images, settings, work)
+        self.is_locked = method.image_tower == "locked"
+        self.features = self._cached_features(images, work) if self.is_locked and settings.cached_crops else None
+        pixels = None
+        if self.features is None:
+            reader = ImageReader(images, work / "shards", read_ahead=settings.order == "shards")
+            pixels = pixel_source(reader, parts.image_settings, settings, locked=self.is_locked)
         self.loader = _open_loader(samples, settings, pixels, ranks)
-        self.features: torch.Tensor | None = None
-        if pixels is None:
-            tower = parts.model.image_tower.to(ranks.device).eval()
-            patches = method.objective == "late_interaction"
-            folder = work / "features"
-            self.features = cached_features(tower, parts.image_settings, images, samples, folder, patches=patches)
         self.network = Network(parts.model, settings.compute, ranks)
         self.optimizer = make_optimizer(parts.model, settings.weight_decay, self.network.whole)
         self.num_steps = num_steps(settings, self.loader.batches_per_epoch)
@@ -146,7 +145,7 @@ class _Run:
         """Train to the end, from the newest checkpoint if there is one."""
         self._start()
         self.parts.model.train()
-        if self.method.image_tower == "locked":
+        if self.is_locked:
             self.parts.model.image_tower.eval()
         row_every = max(1, self.num_steps // CURVE_ROWS)
         batches = iter(self.loader)
@@ -208,6 +207,24 @@ class _Run:
             "trained_parameters": sum(p.numel() for p in self.parts.model.parameters() if p.requires_grad),
         }
 
+    def _cached_features(self, images: Sequence[Manifest], work: Path) -> FeatureStore:
+        """Features of the locked tower, of which each process computes a part of those that are missing."""
+        compute = self.settings.compute
+        tower = self.parts.model.image_tower.to(self.ranks.device).eval()
+        cache = FeatureCache(
+            tower,
+            self.parts.image_settings,
+            images,
+            self.samples,
+            self.settings,
+            work,
+            patches=self.method.objective == "late_interaction",
+            autocast=torch.bfloat16 if compute.precision == "bfloat16" else None,
+        )
+        cache.compute_missing(self.ranks.rank, self.ranks.size)
+        self.ranks.wait()
+        return cache.open()
+
     def _start(self) -> None:
         if self.ranks.is_first and (other := note_run(self.checkpoints.folder, self.name, self.checkpoints.config)):
             self._warn(other)
@@ -228,7 +245,7 @@ class _Run:
         rate = learning_rate(step, self.num_steps, settings.learning_rate, self.warmup_steps)
         samples = [self.samples[i] for i in batch.indices]
         ids, mask = (x.to(device) for x in self.texts.batch(samples, batch.visits.tolist()))
-        images = batch.pixels if self.features is None else self.features[torch.from_numpy(batch.indices)]
+        images = batch.pixels if self.features is None else self.features.batch(batch.indices, batch.visits)
         assert images is not None
         images = images.to(device, DTYPES[settings.compute.precision])
         inputs = Batch(ids, mask, images, precomputed=self.features is not None)
@@ -319,19 +336,6 @@ class _Run:
     def _warn(self, text: str) -> None:
         for callback in self.callbacks:
             callback.on_warning(self.progress.step, text)
-
-
-def _pixel_source(parts: Parts, images: Sequence[Manifest], settings: Train, work: Path) -> PixelSource:
-    reader = ImageReader(images, work / "shards", read_ahead=settings.order == "shards")
-
-    image = parts.image_settings
-
-    def transform(data: bytes, rng: random.Random) -> torch.Tensor:
-        return train_transform(
-            data, MAX_PIXELS, image.size, image.mean, image.std, settings.augment, settings.decode, rng
-        )
-
-    return PixelSource(reader, transform, settings.seed)
 
 
 def _open_loader(samples: Sequence[Sample], settings: Train, pixels: PixelSource | None, ranks: Ranks) -> Loader:

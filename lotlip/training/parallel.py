@@ -39,7 +39,7 @@ class Network:
         self._device_type = ranks.device.type
         self._is_mixed = compute.precision == "bfloat16"
         if compute.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if compute.compile:
             compile_layers(model)
         self._module: Any = self.model

@@ -213,7 +213,7 @@ def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
     """
     groups = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
     norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups if group]
-    total = torch.linalg.vector_norm(torch.stack([_whole(norm) for norm in norms]))
+    total: Tensor = torch.linalg.vector_norm(torch.stack([_whole(norm) for norm in norms]))
     for group in groups:
         torch.nn.utils.clip_grads_with_norm_(group, max_norm, total)
     return total

@@ -1,14 +1,12 @@
 """kill -9 of training in the middle of an epoch, and of the workers that decode for it: nothing lost, nothing twice."""
 
-import json
 import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,16 +18,15 @@ from lotlip.data.loading.order import EpochOrder
 from lotlip.data.loading.pixels import PixelSource
 from lotlip.errors import ExecutorError
 from lotlip.params import Method
-from tests.training import tiny_training
-from tests.training.tiny_training import LOTLIP, UNLOCKED, KillAt, Project
+from tests.training.tiny_training import LOTLIP, UNLOCKED, KillAt, Project, run_script
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def saved_steps(folder: Path) -> list[int]:
+    return sorted(int(path.stem.partition("-")[2]) for path in folder.glob("work/train/*/step-*.pt"))
+
+
+def weights(folder: Path, name: str = "model") -> bytes:
+    return (folder / name / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -39,25 +36,65 @@ def one_thread():
         (LOTLIP, {"checkpoints": {"every_steps": 1}}, 5),
         (UNLOCKED, {"checkpoints": {"every_steps": 2}, "num_workers": 2, "order": "shards", "window_shards": 1}, 4),
         (UNLOCKED, {"checkpoints": {"every_steps": 5}, "num_workers": 2}, 5),
+        (LOTLIP, {"compute": {"micro_batch_size": 6, "gradient_checkpointing": True}}, 4),
     ],
 )
 def test_training_killed_at_step_6_ends_with_bit_identical_weights(
-    method: Method, changes: dict[str, object], resumes_after: int, tmp_path: Path
+    method: Method, changes: dict[str, Any], resumes_after: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "killed").mkdir()
-    command = [sys.executable, tiny_training.__file__, tmp_path / "killed", "6"]
-    arguments = [method.model_dump_json(), json.dumps(changes)]
-    killed = subprocess.run([*command, *arguments], check=False, timeout=300)
+    run = {"method": method.model_dump(), "settings": changes}
+    killed = run_script(tmp_path, [{**run, "step": 6, "signal": "SIGKILL"}])
     assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed/model").exists()
-    project = Project(tmp_path / "killed")
-    watcher = KillAt(step=10**9)
+    assert not (tmp_path / "model").exists()
+    project, watcher = Project(tmp_path), KillAt(step=10**9)
     project.train(method, callbacks=(watcher,), **changes)
     assert watcher.started_at == resumes_after
-    changes.update(num_workers=0, checkpoints={"every_steps": None})
-    project.train(method, name="whole", work="fresh", **changes)
-    weights = [(project.folder / name / "model.safetensors").read_bytes() for name in ("model", "whole")]
-    assert weights[0] == weights[1]
+    project.train(method, name="whole", work="fresh", **{**changes, "num_workers": 0, "checkpoints": {}})
+    assert weights(tmp_path) == weights(tmp_path, "whole")
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_processes_killed_at_random_steps_end_with_bit_identical_weights(sharding: str, tmp_path: Path) -> None:
+    settings = {"checkpoints": {"every_steps": 2}, "compute": {"processes": 2, "sharding": sharding}}
+    steps = sorted(random.Random(sharding).sample(range(1, 12), 2))
+    for step in steps:
+        killed = run_script(tmp_path, [{"settings": settings, "step": step, "signal": "SIGKILL"}], 2)
+        assert killed.returncode != 0
+        assert not (tmp_path / "model").exists(), steps
+        assert saved_steps(tmp_path)[-1] == (step - 1) // 2 * 2, steps
+    runs = [{"settings": settings}, {"settings": settings, "name": "whole", "work": "fresh"}]
+    finished = run_script(tmp_path, runs, 2)
+    assert finished.returncode == 0, finished.stderr
+    assert weights(tmp_path) == weights(tmp_path, "whole"), steps
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    common = {"text_dropout": 0.0, "learning_rate": 1e-3, "checkpoints": {"every_steps": 1}}
+    two = {**common, "compute": {"processes": 2, "sharding": "fsdp"}}
+    stopped = run_script(tmp_path, [{"settings": two, "step": 5, "signal": "SIGTERM"}], 2)
+    assert stopped.returncode != 0
+    assert saved_steps(tmp_path) == [4, 5]
+    project, watcher = Project(tmp_path), KillAt(step=10**9)
+    resumed = project.train(callbacks=(watcher,), **common)
+    assert watcher.started_at == 5
+    whole = project.train(name="whole", work="fresh", **common)
+    assert resumed.metrics == pytest.approx(whole.metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(name: str, tmp_path: Path) -> None:
+    run = {"method": UNLOCKED.model_dump(), "settings": {"num_workers": 2}}
+    stopped = run_script(tmp_path, [{**run, "step": 6, "signal": name}])
+    if name == "SIGTERM":
+        assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    else:
+        assert stopped.stderr.endswith("\nKeyboardInterrupt\n")
+    assert "warning at step 6: stopped by a signal; the same command goes on after step 6" in stopped.stdout
+    project, watcher = Project(tmp_path), KillAt(step=10**9)
+    project.train(UNLOCKED, callbacks=(watcher,))
+    assert watcher.started_at == 6
+    project.train(UNLOCKED, name="whole", work="fresh")
+    assert weights(tmp_path) == weights(tmp_path, "whole")
 
 
 class KillWorker(KillAt):
@@ -74,8 +111,7 @@ def test_a_worker_killed_during_a_step_changes_no_result(tmp_path: Path) -> None
     project = Project(tmp_path)
     expected = project.train(UNLOCKED, name="whole", work="whole")
     assert project.train(UNLOCKED, callbacks=(KillWorker(3),), num_workers=2) == expected
-    weights = [(project.folder / name / "model.safetensors").read_bytes() for name in ("model", "whole")]
-    assert weights[0] == weights[1]
+    assert weights(tmp_path) == weights(tmp_path, "whole")
 
 
 def first_value(data: bytes, rng: random.Random) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Training as a whole: it learns, repeats itself exactly, resumes exactly, and counts what it loses."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from lotlip.data.manifest import describe_file
 from lotlip.data.shards import ShardReader
-from lotlip.errors import DataError, ModelError
+from lotlip.errors import DataError, ModelError, ParamsError
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method
@@ -105,12 +106,86 @@ def test_a_damaged_image_names_its_shard_and_key(project: Project) -> None:
             project.train(UNLOCKED, num_workers=num_workers)
 
 
-def test_a_damaged_checkpoint_says_what_to_do(project: Project) -> None:
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = project.train(name="whole", work="whole")
+    with pytest.raises(KeyboardInterrupt):
+        project.train(callbacks=(KillAt(10),), checkpoints={"every_steps": 3})
+    newest = max(project.folder.glob("work/train/*/step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    watcher = KillAt(step=10**9)
+    assert project.train(callbacks=(watcher,)) == expected
+    assert watcher.started_at == 8
+    assert re.search(r"step-000000009.pt is damaged \(.*\): the one before is taken", capsys.readouterr().out)
+    assert weights(project) == weights(project, "whole")
+
+
+def test_checkpoints_that_are_all_damaged_say_what_to_do(project: Project) -> None:
     project.train()
-    (checkpoint,) = project.folder.glob("work/train/*/checkpoint.pt")
+    (checkpoint,) = project.folder.glob("work/train/*/step-*.pt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="remove it to train from the start"):
+    with pytest.raises(ModelError, match="all 1 are damaged: remove the folder to train from the start"):
         project.train()
+
+
+def test_old_checkpoints_go_and_the_newest_stays(project: Project) -> None:
+    def steps() -> list[int]:
+        return sorted(int(path.stem[5:]) for path in project.folder.glob("work/train/*/step-*.pt"))
+
+    with pytest.raises(KeyboardInterrupt):
+        project.train(callbacks=(KillAt(11),), checkpoints={"every_steps": 1, "keep": 3})
+    assert steps() == [8, 9, 10]
+    project.train(checkpoints={"keep": 3})
+    assert steps() == [12]
+
+
+def test_a_checkpoint_of_other_settings_says_what_differs(project: Project) -> None:
+    project.train()
+    with pytest.raises(KeyboardInterrupt):
+        project.train(callbacks=(KillAt(6),), learning_rate=1e-3)
+    (done,) = project.folder.glob("work/train/*/step-000000012.pt")
+    (other,) = project.folder.glob("work/train/*/step-000000004.pt")
+    done.rename(other.parent / done.name)
+    with pytest.raises(ModelError, match=r"other settings: train.learning_rate 0.005, now 0.001\. Remove it, or set"):
+        project.train(learning_rate=1e-3)
+
+
+def test_an_unfinished_run_with_other_settings_is_named(project: Project) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        project.train(callbacks=(KillAt(6),))
+    watcher = KillAt(step=10**9)
+    project.train(LIT, callbacks=(watcher,), compute={"precision": "float64"}, epochs=1)
+    assert watcher.started_at == 0
+    (warning,) = watcher.warnings
+    assert "an unfinished run stands at step 4 in " in warning
+    assert "method.corner_tokens 2, now 0; method.num_long 1, now 0; " in warning
+    assert "train.compute.precision float32, now float64; train.epochs 3, now 1" in warning
+    watcher = KillAt(step=10**9)
+    project.train(callbacks=(watcher,), num_workers=1, compute={"micro_batch_size": 4}, checkpoints={"keep": 1})
+    assert (watcher.started_at, watcher.warnings) == (4, [])
+
+
+@pytest.mark.parametrize("length", [{"epochs": None, "steps": 6}, {"epochs": None, "samples": 6 * 16 + 5}])
+def test_a_run_ends_in_the_middle_of_an_epoch(project: Project, length: dict[str, int | None]) -> None:
+    result = project.train(**length, warmup_share=None, warmup_steps=2)
+    assert (result.metrics["steps"], result.metrics["epochs"], result.metrics["pairs_seen"]) == (6, 1.5, 96)
+    assert [row["learning_rate"] for row in result.curve[:3]] == [2.5e-3, 5e-3, 5e-3]
+    assert result.curve[-1]["step"] == 6
+    project.train(**length, warmup_share=None, warmup_samples=2 * 16, work="other", name="other")
+    assert weights(project) == weights(project, "other")
+
+
+def test_computing_otherwise_changes_a_result_by_rounding_alone(project: Project) -> None:
+    plain = project.train(UNLOCKED, name="plain", text_dropout=0.0).metrics
+    for number, compute in enumerate(
+        [{"sdpa": "math"}, {"deterministic": True}, {"gradient_checkpointing": True}, {"tf32": False}]
+    ):
+        found = project.train(UNLOCKED, work=f"work{number}", compute=compute, text_dropout=0.0).metrics
+        assert found == pytest.approx(plain, rel=1e-5), compute
+    half = project.train(UNLOCKED, work="half", compute={"precision": "bfloat16"}, text_dropout=0.0).metrics
+    assert half["loss"] == pytest.approx(plain["loss"], rel=0.05)
+    assert half["loss"] != plain["loss"]
+    with pytest.raises(ParamsError, match="sdpa is 'cudnn', a kernel for GPUs; a CPU has auto, flash and math"):
+        project.train(compute={"sdpa": "cudnn"}, work="none")
 
 
 def test_locked_towers_stay_and_unlocked_ones_move(project: Project) -> None:
@@ -151,7 +226,9 @@ def test_curve_as_csv(project: Project) -> None:
     result = project.train()
     write_curve(project.folder / "curve.csv", result.curve)
     lines = (project.folder / "curve.csv").read_text().splitlines()
-    assert lines[0] == "step,epoch,loss,loss_raw,loss_long,logit_scale,learning_rate,grad_norm"
+    slots = ",".join(f"loss_{name}" for name in ("long0_cls", "long0_corner0", "long0_corner1"))
+    tail = "logit_scale,learning_rate,grad_norm,truncated_text_share,skipped_steps"
+    assert lines[0] == f"step,epoch,loss,loss_raw,loss_long,{slots},{tail}"
     assert len(lines) == 1 + 12
     assert lines[-1].startswith("12,3,")
 
@@ -166,16 +243,3 @@ def test_the_published_folder_names_no_other_folder(project: Project) -> None:
 def test_too_little_data_says_so(project: Project) -> None:
     with pytest.raises(DataError, match=r"64 samples and train\.batch_size is 65"):
         project.train(batch_size=65)
-
-
-def test_an_epoch_without_a_finite_step_is_an_error(project: Project) -> None:
-    project.train(LIT, epochs=1, work="work")
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    for file in project.folder.glob("work/features/*.safetensors"):
-        with safe_open(file, "pt") as opened:
-            metadata, features = opened.metadata(), opened.get_tensor("features")
-        save_file({"features": features * float("nan")}, file, metadata=metadata)
-    with pytest.raises(ModelError, match="all 4 steps of epoch 1 were not finite"):
-        project.train(LOTLIP)

@@ -8,10 +8,12 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,16 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import ViTConfig, ViTModel
 
+from lotlip.data.images import eval_transform, open_rgb
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.pixels import PixelSource
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.shards import write_tar
 from lotlip.model.image_tower import ImageSettings
+from lotlip.model.processor import MAX_PIXELS
 from lotlip.params import Checkpoints, Compute, Guards, Method, Section, Train
 from lotlip.text.tokenizer import SPECIAL_TOKENS
-from lotlip.training.features import evaluation_pixels
 from lotlip.training.loop import Result, train
 
 WORDS = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
@@ -110,7 +113,7 @@ def pixels_of(images: Manifest, samples: Sequence[Sample], settings: ImageSettin
     """Pixels of the samples by the evaluation transform."""
 
     def transform(data: bytes, rng: random.Random) -> torch.Tensor:
-        return evaluation_pixels(data, settings)
+        return eval_transform(open_rgb(data, MAX_PIXELS), settings.size, settings.mean, settings.std)
 
     source = PixelSource(ImageReader([images], folder), transform, 0)
     return source.batch([(sample.shard, sample.key, 0) for sample in samples])
@@ -172,7 +175,7 @@ def with_changes(settings: Section, changes: Mapping[str, Any]) -> Any:
 
 
 class KillAt:
-    """A callback that stops training when a step is logged: by a signal, or by an exception."""
+    """A callback that stops training when a step is told of: by a signal, or by an exception."""
 
     def __init__(self, step: int, signal_number: signal.Signals | None = None) -> None:
         self.step, self.signal_number = step, signal_number
@@ -188,7 +191,10 @@ class KillAt:
             os.kill(os.getpid(), self.signal_number)
 
     def on_warning(self, step: int, text: str) -> None:
-        self.warnings.append(f"{step}: {text}")
+        self.warnings.append(text)
+        print(f"warning at step {step}: {text}", flush=True)
+        if step == self.step and self.signal_number is None:
+            raise KeyboardInterrupt
 
     def on_end(self, metrics: Mapping[str, float]) -> None:
         pass
@@ -235,8 +241,13 @@ def _png(rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def run_script(folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1) -> "subprocess.CompletedProcess[str]":
-    """This file as a script; several processes are started by torchrun."""
+def run_script(
+    folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1, most_bytes: int | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """This file as a script; several processes are started by torchrun.
+
+    Its files may not grow beyond `most_bytes`: to it, the disk is full then.
+    """
     Project(folder)
     script = [__file__, str(folder), json.dumps(runs)]
     how = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
@@ -248,6 +259,7 @@ def run_script(folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1)
         capture_output=True,
         text=True,
         timeout=300,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most_bytes,) * 2) if most_bytes else None,
     )
 
 

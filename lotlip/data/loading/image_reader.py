@@ -50,6 +50,15 @@ class ImageReader:
         manifest, found = self._shards[shard]
         return manifest.path(found, "tar")
 
+    def keys(self, shard: str, part: slice = slice(None)) -> list[str]:
+        """Keys of a shard's samples that have an image, sorted by their bytes; or a part of them.
+
+        Raises:
+            DataError: the shard is missing or damaged.
+        """
+        _, spans = self._opened(shard)
+        return [key.decode() for key in spans["key"][part].tolist()]
+
     def read(self, shard: str, key: str) -> bytes:
         """Encoded bytes of a sample's image.
 

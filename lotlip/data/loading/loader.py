@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lotlip.data.loading.order import EpochOrder
 from lotlip.data.loading.pixels import PixelSource, Wanted
@@ -129,7 +129,7 @@ class Loader:
                     yield batch
                 return
             except (RuntimeError, ConnectionError, EOFError) as error:
-                if not (self._num_workers and _is_death(error)):
+                if not (self._num_workers and is_death(error)):
                     raise
                 deaths += 1
                 state = self.state_dict()
@@ -166,25 +166,34 @@ class Loader:
                 chosen = zip(batch.indices, batch.visits.tolist(), strict=True)
                 yield [(self._samples[i].shard, self._samples[i].key, visit) for i, visit in chosen]
 
-        loader = DataLoader(
-            source,
-            sampler=tasks(),
-            batch_size=None,  # a task is a whole batch already
-            num_workers=self._num_workers,
-            # Forked, as they touch neither GPU nor model: any transform will do, and starting them takes no time.
-            multiprocessing_context="fork" if self._num_workers else None,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=_leave_signals_to_parent,
-            generator=torch.Generator(),  # of its own, or it would take from the random numbers of dropout
-        )
-        for pixels in _start(loader):
+        for pixels in load_ahead(source, tasks(), self._num_workers, self._device.type == "cuda"):
             if isinstance(pixels, DataError):
                 raise pixels
             yield replace(handed_over.popleft(), pixels=pixels)
 
 
-def _is_death(error: Exception) -> bool:
-    """Of a worker: torch says so, or what it had made is not to be had from it any more; not what it raised itself."""
+def load_ahead(dataset: Dataset[Any], tasks: Iterator[Any], num_workers: int, pin_memory: bool) -> Iterator[Any]:
+    """What a dataset makes of each task, in order, made ahead in `num_workers` processes; 0: in this one, when asked.
+
+    Raises:
+        RuntimeError: a worker died (`is_death`).
+    """
+    loader = DataLoader(
+        dataset,
+        sampler=tasks,
+        batch_size=None,  # a task is a whole batch already
+        num_workers=num_workers,
+        # Forked, as they touch neither GPU nor model: any transform will do, and starting them takes no time.
+        multiprocessing_context="fork" if num_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # of its own, or it would take from the random numbers of dropout
+    )
+    return _start(loader)
+
+
+def is_death(error: Exception) -> bool:
+    """Whether a worker died: torch says so, or what it made is not to be had any more; not what it raised itself."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker (pid")
     return not str(error).startswith("Caught ")

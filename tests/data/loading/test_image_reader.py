@@ -35,6 +35,13 @@ def test_bytes_are_those_of_the_shard(images: Manifest, tmp_path: Path) -> None:
                 assert reader.read("s-00000", key) == expected.image(key)
 
 
+def test_keys_are_those_with_an_image_in_the_order_of_their_bytes(images: Manifest, tmp_path: Path) -> None:
+    reader = ImageReader([images], tmp_path / "spans")
+    assert reader.keys("s-00000") == ["10", "9", "a", "b", "folder/c", "ä"]
+    assert reader.keys("s-00000", slice(4, 8)) == ["folder/c", "ä"]
+    assert reader.keys("s-00001") == []
+
+
 def test_strangers_are_refused(images: Manifest, tmp_path: Path) -> None:
     reader = ImageReader([images], tmp_path / "spans")
     for shard, key in (("s-00000", "zz"), ("s-00000", ""), ("s-00000", "bare"), ("s-00001", "a")):
