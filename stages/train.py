@@ -18,6 +18,7 @@ def main(name: str) -> None:
     from lotlip.records import write_json
     from lotlip.tracking import follow_training
     from lotlip.training.callbacks import Callback, ConsoleProgress, EventLog
+    from lotlip.training.check import require_consistent
     from lotlip.training.curve import write_curve
     from lotlip.training.loop import train
 
@@ -28,13 +29,14 @@ def main(name: str) -> None:
     quarantine = read_manifest(data / "quarantine", "quarantine")
     held_out = {source: settings.held_out_share for source, settings in params.sources.items()}
     samples, counts = join_samples(images, captions, quarantine, held_out)
+    settings, work = params.train_settings(name), Path(".work")
+    require_consistent(name, settings, method, len(samples), work)
     callbacks: list[Callback] = [
         ConsoleProgress(f"train {name}"),
         EventLog(Path(".work/events/train") / f"{name}.jsonl"),
     ]
     with follow_training(name, params):
-        settings = params.train_settings(name)
-        out, work, root = Path("models") / name, Path(".work"), params.storage.root
+        out, root = Path("models") / name, params.storage.root
         result = train(samples, images, settings, method, out, work, callbacks, root)
     write_curve(reports / f"{name}.csv", result.curve)
     write_json(reports / f"{name}.json", {**counts, **result.metrics})

@@ -30,6 +30,7 @@ LABELS = {
     "again_gflops": "  and computed again to save memory",
     "pairs_per_s": "pairs/s, one GPU",
     "all_pairs_per_s": "pairs/s, all GPUs",
+    "decoded_per_s": "images to decode a second, for all",
     "steps_per_epoch": "steps an epoch",
     "steps": "steps",
     "warmup_steps": "steps of warm-up",
@@ -146,6 +147,7 @@ def _plan(
         "again_gflops": again / num / 1e9,
         "pairs_per_s": pairs_per_s,
         "all_pairs_per_s": pairs_per_s * compute.processes,
+        "decoded_per_s": 0.0 if work == "cached" else pairs_per_s * compute.processes,
         "steps_per_epoch": steps_per_epoch,
         "steps": steps,
         "warmup_steps": warmup_steps(settings, steps),
@@ -218,7 +220,7 @@ def _pairs(params: Params, request: Request, data: Path) -> tuple[int, str]:
         return request.pairs, "as given"
     found = count_pairs(params, data)
     if found is None:
-        raise ParamsError("How many pairs there are to train on is not known: data/images lacks a source; give --pairs.")
+        raise ParamsError("The number of pairs to train on is not known: data/images lacks a source. Give --pairs.")
     return found
 
 

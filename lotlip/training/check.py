@@ -11,6 +11,7 @@ from lotlip.model.outline import Outline, outline
 from lotlip.params import Method, Train
 from lotlip.training.optim import num_steps, warmup_steps
 
+_KEPT = ("features", "train")  # what training keeps in its folder of work
 _BYTES_A_WEIGHT = 12  # of a checkpoint: a weight and two moments, float32
 
 
@@ -36,7 +37,7 @@ def check_method(
         settings: `Params.train_settings` of it.
         method: the method.
         num_pairs: samples to train on; None: not known yet.
-        disk: folder on the disk that features and checkpoints are to fit on; None: it is another machine's.
+        disk: folder of work that features and checkpoints are to fit into; None: it is another machine's.
     """
     problems = [*_problems_of_length(settings, num_pairs), *_problems_of_method(settings, method)]
     try:
@@ -109,7 +110,8 @@ def _problems_of_method(settings: Train, method: Method) -> Iterator[str]:
 def _problems_of_disk(disk: Path, features: int, checkpoints: int) -> Iterator[str]:
     there = next(folder for folder in (disk, *disk.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    if features + checkpoints > free:
+    kept = sum(file.stat().st_size for name in _KEPT for file in (disk / name).rglob("*") if file.is_file())
+    if features + checkpoints > free + kept:  # an earlier run's features and checkpoints count as this one's
         yield (
             f"image features take {features / 1e9:,.1f} GB, checkpoints {checkpoints / 1e9:,.1f} GB, and the disk of "
             f"{disk} has {free / 1e9:,.1f} GB free: lower train.cached_crops (0: none are kept) or checkpoints.keep."

@@ -12,7 +12,7 @@ import yaml
 from lotlip.data.loading.samples import is_held_out
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.tables import read_records
-from lotlip.errors import DataError, ModelError, ParamsError
+from lotlip.errors import DataError, ParamsError
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.processor import LotlipProcessor
 from stages import download, train
@@ -112,7 +112,7 @@ def test_errors(workspace: Path) -> None:
     with pytest.raises(ParamsError, match=r"no method 'lotlipp'.* it has lit, lit_long, lotlip"):
         train.main("lotlipp")
     Path("vit").rename("elsewhere")
-    with pytest.raises(ModelError, match="image tower vit is not a folder here"):
+    with pytest.raises(ParamsError, match=r"methods\.lit: The image tower vit is not a folder here"):
         train.main("lit")
     Path("data/captions/llava/manifest.json").unlink()
     with pytest.raises(DataError, match=r"llava/manifest\.json is missing"):
