@@ -13,10 +13,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench rehearsal ui clean
+.PHONY: help install demo test lint bench bench-gpu rehearsal ui clean
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(VENV)/installed ## create .venv from requirements.txt
 
@@ -45,6 +45,10 @@ lint: install ## style, types and import layers
 
 bench: install ## benchmarks, each against a peer in the same process
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-gpu: install ## on a GPU: equality with the CPU, then the training step and its kernels
+	$(BIN)/python benchmarks/gpu/check_equality.py
+	$(BIN)/python benchmarks/gpu/bench_step.py --profile
 
 rehearsal: install ## the whole graph on 600 pictures over faulty HTTP, from and to S3 (needs ../shared/data/pictures)
 	@$(BIN)/python -m tests.rehearsal --s3

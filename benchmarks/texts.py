@@ -1,7 +1,8 @@
 """Texts of real lengths and a text tower of BERT-base width, with two independent ways to run it.
 
 Lengths follow the published statistics (METHOD.md): raw captions of 14 word pieces on average, log-normal, so that they
-fill 14% of 128 padded ids; long texts of 136 on average, normal with a deviation of 40, cut at the limit.
+fill 14% of 128 padded ids; long texts of 136 on average, normal with a deviation of 40, cut at the limit. Runs of 3 of
+a long text's sub-captions, as training draws them, are 66 on average; their deviation of 20 is ours.
 """
 
 from collections.abc import Callable
@@ -19,10 +20,10 @@ START, END = 101, 102
 
 
 def make_ids(kind: str, num_texts: int, seed: int = 0) -> Tensor:
-    """Ids [B, 128] of raw or long texts, corners in place, padded."""
+    """Ids [B, 128] of raw or long texts or runs, corners in place, padded."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(num_texts, generator=generator)
-    lengths = (2.5 + 0.5 * normal).exp() if kind == "raw" else 136 + 40 * normal
+    lengths = {"raw": (2.5 + 0.5 * normal).exp(), "long": 136 + 40 * normal, "run": 66 + 20 * normal}[kind]
     lengths = lengths.round().long().clamp(1, LIMIT - CORNERS - 2)
     ids = torch.randint(1000, VOCABULARY, (num_texts, LIMIT), generator=generator)
     places = torch.arange(LIMIT)
@@ -66,7 +67,7 @@ class ReleasedWay(nn.Module):
         super().__init__()
         self.bert = BertModel._from_config(model.config.text_config, attn_implementation=attention)
         self.bert.load_state_dict(model.text_tower.bert.state_dict())
-        self.projection = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.projection = nn.Linear(model.config.text_config.hidden_size, model.config.embed_dim, bias=False)
         self.projection.load_state_dict(model.text_tower.projection.state_dict())
         self.build_mask = build_mask
 

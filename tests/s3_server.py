@@ -88,6 +88,10 @@ class S3Server:
         self.client().put_object(Bucket=BUCKET, Key=key, Body=data)
         return f"s3://{BUCKET}/{key}"
 
+    def overwrite(self, url: str, data: bytes) -> None:
+        """Put other bytes in the place of an object."""
+        self.put(url.removeprefix(f"s3://{BUCKET}/"), data)
+
     def read(self, key: str) -> bytes:
         """The bytes of an object."""
         body: bytes = self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()

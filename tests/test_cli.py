@@ -49,9 +49,9 @@ def test_help_lists_every_command() -> None:
     assert all(command in shown for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "plan recaption", "plan train"])
 def test_help_of_a_command(command: str) -> None:
-    done = lotlip(command, "--help")
+    done = lotlip(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
@@ -76,6 +76,12 @@ def test_heavy_packages_wait_for_their_command() -> None:
         (("download", "none.tsv", "out"), "none.tsv"),
         (("import-captions", "none.csv", "data/none", "out", "--long-column", "long"), "data/none/manifest.json"),
         (("configure", "conf/none.yaml"), "the overlays here are conf/"),
+        (
+            ("plan", "train", "lotlp", "--pairs", "2000"),
+            "no method 'lotlp', it has lit, lit_long, lotlip; did you mean",
+        ),
+        (("plan", "train", "--pairs", "20"), "methods.lotlip: 20 pairs do not fill one batch of train.batch_size 200"),
+        (("plan", "train", "--pairs", "2000", "--gpu", "H99"), "GPU 'H99' is not known"),
         (("verify", "data/none"), "data/none/manifest.json is missing"),
         (("verify", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
         (("stats", "manifest", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
@@ -127,6 +133,16 @@ def test_stats_of_a_jsonl_file(tmp_path: Path) -> None:
     assert '"tokens_per_text": 4.0' in shown
     shown = lotlip("stats", "jsonl", str(path), "--json", "--limit", "1").stdout
     assert '"texts": 2' in shown
+
+
+def test_a_plan_of_training_is_shown_and_written() -> None:
+    done = lotlip("plan", "train", "lit", "lotlip", "--pairs", "2000", "--gpus", "1", "--gpu", "A100 40GB", "--json")
+    found = json.loads(done.stdout)
+    assert list(found["methods"]) == ["lit", "lotlip"]
+    assert found["methods"]["lotlip"]["steps"] == 200
+    shown = lotlip("plan", "train", "--pairs", "2000", "--gpus", "1").stdout
+    assert "pairs: 2,000 (as given); 40% of the peak is an assumption" in shown
+    assert "GFLOPs a pair" in shown
 
 
 def test_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_augmentation_of_an_unlocked_tower(values: Any) -> None:
             {"train": {"augment": {"scale": [1.0, 0.5]}}},
             "methods.mine.train.augment.scale: Value error, expected [least",
         ),
-        ({"train": {"augment": {}}}, "methods.mine: augment needs image_tower: unlocked"),
+        ({"train": {"cached_crops": 2}}, "methods.mine: cached_crops 2 needs train.augment"),
         ({"text_tower": "causal", "corner_tokens": 2}, "corner_tokens need text_tower: bert"),
         ({"objective": "sigmoid", "label_smoothing": 0.1}, "belong to objective: softmax, not sigmoid"),
         ({"objective": "late_interaction", "num_long": 1}, "takes one text an image"),
@@ -131,7 +131,7 @@ def test_weights_are_of_all_sources_and_of_no_other(values: Any) -> None:
     values["train"]["source_weights"] = {"scenes": 2.0}
     assert parse_params(values, "params.yaml").train.source_weights == {"scenes": 2.0}
     values["methods"]["lit"]["train"] = {"source_weights": {"cc3m": 1.0}}
-    with pytest.raises(ParamsError, match=r"source_weights of method lit has cc3m, and the sources are scenes"):
+    with pytest.raises(ParamsError, match=r"source_weights of method lit has scenes, cc3m, and the sources are scenes"):
         parse_params(values, "params.yaml")
     values["train"]["source_weights"] = {"scenes": 0.0}
     with pytest.raises(ParamsError, match=r"train\.source_weights\.scenes: .*greater than 0"):

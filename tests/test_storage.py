@@ -131,7 +131,7 @@ def test_a_lost_lease_is_an_error_at_the_end(s3: S3Server) -> None:
 
     def work() -> None:
         with leased(url, lifetime_s=1.5):
-            objects.write_object(url, b"somebody else")
+            s3.overwrite(url, b"somebody else")
             time.sleep(1)
 
     with pytest.raises(DataError, match="was lost"):
@@ -147,7 +147,7 @@ def test_a_lease_that_somebody_else_took_over_is_not_given_back(s3: S3Server) ->
         with leased(url, lifetime_s=3.0) as check:
             check()
             steps.append("held")
-            objects.write_object(url, b"the next holder")
+            s3.overwrite(url, b"the next holder")
             steps.append("ended before the next renewal")
 
     with pytest.raises(DataError, match="was lost"):
@@ -190,7 +190,7 @@ def test_a_write_that_was_sent_twice_is_recognised(s3: S3Server, monkeypatch: py
 def test_an_object_of_another_size_is_set_aside_and_stored_again(s3: S3Server, large: Path) -> None:
     digest = sha256_file(large)
     url = objects.store(large, f"s3://{BUCKET}/aside", digest)
-    objects.write_object(url, b"cut")
+    s3.overwrite(url, b"cut")
     assert objects.store(large, f"s3://{BUCKET}/aside", digest) == url
     assert copies.local_copy(url, digest).read_bytes() == large.read_bytes()
     assert objects.read_object(f"{url}.damaged") == b"cut"

@@ -1,14 +1,13 @@
-"""Commands about captions: write them, import them, plan what they will cost."""
+"""Commands about captions: write them, import them."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lotlip.cli.app import AsJson, TableFormat, app
+from lotlip.cli.app import TableFormat, app
 from lotlip.cli.arguments import as_column, check_new, make_section
-from lotlip.cli.shown import print_columns, print_json
+from lotlip.cli.shown import print_json
 
 
 @app.command()
@@ -60,35 +59,3 @@ def import_captions(
     images = [read_manifest(shards, "images")]
     work, root = Path(".work/import-captions") / out.name, load_params().storage.root
     print_json(join_table(images, out, settings, work=work, root=root))
-
-
-@app.command()
-def plan(
-    images: Annotated[int, typer.Option(min=1, help="How many images are to be captioned.")],
-    workers: Annotated[int, typer.Option(min=1, help="On how many workers like this machine's one.")] = 1,
-    captioner: Annotated[list[str] | None, typer.Option(help="Entries of params.yaml; default: all.")] = None,
-    shards: Annotated[Path | None, typer.Option(help="Folder of shards to try; default: the first source's.")] = None,
-    batches: Annotated[int, typer.Option(min=1, help="Batches to measure, after one to warm up.")] = 3,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a few batches of each captioner here; print speed, hours, storage, and the arithmetic beside them."""
-    from lotlip.data.manifest import read_manifest
-    from lotlip.params import TableCaptioner, entry, load_params
-    from lotlip.plan import LABELS, make_plan, measure_captioner
-
-    params = load_params()
-    folder = shards or Path("data/images") / next(iter(params.sources))
-    manifest = read_manifest(folder, "images")
-    plans = {}
-    for name in captioner or params.captioners:
-        settings = entry(params.captioners, "captioner", name)
-        if isinstance(settings, TableCaptioner):
-            print(f"{name}: imported from {settings.path}, nothing to generate.", file=sys.stderr)
-            continue
-        measured = measure_captioner(settings, manifest, batches, params.download.max_pixels)
-        gpus, size = params.executor.num_gpus, params.download.shard_size
-        plans[name] = make_plan(measured, manifest, images, workers, gpus, size)
-    if as_json:
-        print_json(plans)
-    elif plans:
-        print_columns(f"{images:,} images like those of {folder} on {workers} workers like this one", plans, LABELS)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from transformers.utils import cached_file
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.records import read_json
@@ -36,7 +37,7 @@ _KINDS = {
     "clip_vision_model": _Kind("CLIPVisionModel", norms_patches=True),
     "siglip_vision_model": _Kind("SiglipVisionModel", num_special=0),
 }
-_PARENTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+_PARENTS = ("clip", "siglip")
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ class PretrainedImage:
     projection: Tensor | None = None
 
 
-def load_image_tower(source: str, revision: str | None = None) -> PretrainedImage:
+def load_image_tower(source: str, revision: str | None = None, *, fresh: bool = False) -> PretrainedImage:
     """Open a pretrained tower and its image settings.
 
     Args:
         source: a folder, or a hub id; the vision half of a CLIP or SigLIP checkpoint is taken alone.
         revision: commit of a hub checkpoint.
+        fresh: take the checkpoint's sizes and image settings alone, with random weights of torch's global generator.
 
     Raises:
         ModelError: it is missing, of an unknown type, or lacks weights.
@@ -101,7 +103,10 @@ def load_image_tower(source: str, revision: str | None = None) -> PretrainedImag
     location = check_source("image tower", source, revision)
     try:
         config = transformers.AutoConfig.from_pretrained(**location)
-        kind = _kind(_PARENTS.get(config.model_type, config.model_type))
+        part = vision_part(config)
+        kind, settings = _kind(part.model_type), _image_settings(location, part.image_size)
+        if fresh:
+            return PretrainedImage(build_image_tower(part), settings)
         is_clip = config.model_type == "clip"
         loader = transformers.CLIPModel if is_clip else getattr(transformers, kind.class_name)
         arguments = {**location, **dict(kind.arguments), "dtype": torch.float32}
@@ -112,9 +117,18 @@ def load_image_tower(source: str, revision: str | None = None) -> PretrainedImag
         raise ModelError(f"The image tower {source} lacks weights: {', '.join(sorted(info['missing_keys']))}.")
     tower = loaded.vision_model if is_clip else loaded
     projection = loaded.visual_projection.weight.detach() if is_clip else None
-    return PretrainedImage(
-        tower, _image_settings(location["pretrained_model_name_or_path"], tower.config.image_size), projection
-    )
+    return PretrainedImage(tower, settings, projection)
+
+
+def vision_part(config: Any) -> Any:
+    """The configuration of a checkpoint's image tower: of CLIP and SigLIP a part, else the whole.
+
+    Raises:
+        ModelError: towers of this type are not known.
+    """
+    part = config.vision_config if config.model_type in _PARENTS else config
+    _kind(part.model_type)
+    return part
 
 
 def check_source(what: str, source: str, revision: str | None) -> dict[str, Any]:
@@ -140,10 +154,14 @@ def _kind(model_type: str) -> _Kind:
     return _KINDS[model_type]
 
 
-def _image_settings(source: str, size: int) -> ImageSettings:
-    # Mean and deviation come with a folder that has them; towers of the in21k family, ours too, use 0.5.
-    file = Path(source) / "preprocessor_config.json"
-    record = read_json(file) if file.is_file() else {}
+def _image_settings(location: dict[str, Any], size: int) -> ImageSettings:
+    # Mean and deviation come with the checkpoint; a folder without them is of the in21k family, as ours are.
+    source = location["pretrained_model_name_or_path"]
+    file = cached_file(
+        source, "preprocessor_config.json", revision=location.get("revision"),
+        _raise_exceptions_for_missing_entries=False,
+    )  # fmt: skip
+    record = {} if file is None else read_json(Path(file))
     default = ImageSettings(size)
     return ImageSettings(
         size, tuple(record.get("image_mean", default.mean)), tuple(record.get("image_std", default.std))

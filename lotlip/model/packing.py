@@ -53,7 +53,9 @@ class Packing:
 
     def first(self, count: int) -> Tensor:
         """Rows of the first `count` tokens of every text, int64 [B * count]."""
-        return (self.starts[:-1, None] + torch.arange(count, device=self.rows.device)).flatten()
+        # No view of another tensor, for which torch.compile would compile anew.
+        places = torch.arange(count, device=self.rows.device).repeat(len(self.order))
+        return self.starts[:-1].repeat_interleave(count) + places
 
     def last(self) -> Tensor:
         """Row of the last token of every text, int64 [B]."""

@@ -29,14 +29,23 @@ def stretch_positions(weight_PH: Tensor, length: int, keep: int) -> Tensor:
     Source: Long-CLIP, arXiv:2403.15378, section 3.2: 77 positions, 20 kept, the others x 4: 248.
     """
     num = len(weight_PH)
-    if not (0 <= keep <= num - 2 and length > num):
-        raise ModelError(
-            f"{num} positions cannot be stretched to {length} with the first {keep} kept: expected more than {num}, "
-            f"and to keep at most {num - 2}. Change token_limit or keep_positions."
-        )
+    check_stretch(num, length, keep)
     steps = torch.arange(length - keep, dtype=torch.float64, device=weight_PH.device)
     places = keep + steps * ((num - keep) / (length - keep))
     left = places.floor().long().clamp(max=num - 2)
     share = (places - left).to(weight_PH.dtype)[:, None]
     stretched = weight_PH[left] + share * (weight_PH[left + 1] - weight_PH[left])
     return torch.cat([weight_PH[:keep], stretched])
+
+
+def check_stretch(num: int, length: int, keep: int) -> None:
+    """Refuse what `stretch_positions` cannot do with `num` positions.
+
+    Raises:
+        ModelError: `length` or `keep` is out of range.
+    """
+    if not (0 <= keep <= num - 2 and length > num):
+        raise ModelError(
+            f"{num} positions cannot be stretched to {length} with the first {keep} kept: expected more than {num}, "
+            f"and to keep at most {num - 2}. Change token_limit or keep_positions."
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lotlip.errors import ModelError
 from lotlip.model.image_tower import check_source
-from lotlip.model.positions import stretch_positions
+from lotlip.model.positions import check_stretch, stretch_positions
 
 # What a masked language model lacks, and a new tower gets afresh.
 _POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
@@ -40,15 +40,41 @@ def load_text_tower(
         ModelError: it is missing, of another kind, or lacks weights.
     """
     location = check_source("text tower", source, revision)
-    wanted = {"bert": ("bert",), "causal": ("clip",)}[kind]
     try:
-        found = transformers.AutoConfig.from_pretrained(**location).model_type
-        if found not in wanted:
-            raise ModelError(f"The text tower {source} is a {found!r}; text_tower: {kind} takes {' or '.join(wanted)}.")
+        text_part(transformers.AutoConfig.from_pretrained(**location), source, kind)
         opened = _open_bert(source, location) if kind == "bert" else _open_clip(source, location)
     except (OSError, ValueError) as error:
         raise ModelError(f"The text tower {source} cannot be opened: {error}") from error
     return _with_positions(opened, source, token_limit, keep_positions)
+
+
+def text_part(config: Any, source: str, kind: str) -> Any:
+    """The configuration of a checkpoint's text tower: of a CLIP a part, of a BERT the whole.
+
+    Raises:
+        ModelError: it is not of the kind `bert` or `causal` that is wanted.
+    """
+    wanted = {"bert": "bert", "causal": "clip"}[kind]
+    if config.model_type != wanted:
+        raise ModelError(f"The text tower {source} is a {config.model_type!r}; text_tower: {kind} takes {wanted}.")
+    return config.text_config if kind == "causal" else config
+
+
+def stretch_config(config: Any, source: str, token_limit: int, keep: int) -> str | None:
+    """Give a text tower's configuration `token_limit` positions if it has fewer; returns what to say about it.
+
+    Raises:
+        ModelError: they cannot be stretched so.
+    """
+    num = config.max_position_embeddings
+    if num >= token_limit:
+        return None
+    check_stretch(num, token_limit, keep)
+    config.max_position_embeddings = token_limit
+    return (
+        f"text tower {source} has {num} positions and token_limit is {token_limit}: the first {keep} stay, the others "
+        f"are stretched over {token_limit - keep}"
+    )
 
 
 def _open_bert(source: str, location: dict[str, Any]) -> PretrainedText:
@@ -73,15 +99,10 @@ def _refuse_missing(source: str, missing: set[str]) -> None:
 
 
 def _with_positions(tower: PretrainedText, source: str, token_limit: int, keep: int) -> PretrainedText:
-    num = tower.config.max_position_embeddings
-    if num >= token_limit:
+    note = stretch_config(tower.config, source, token_limit, keep)
+    if note is None:
         return tower
+    print(note, flush=True)
     (name,) = (name for name in tower.weights if "position_embedding" in name)
     weights = {**tower.weights, name: stretch_positions(tower.weights[name], token_limit, keep)}
-    print(
-        f"text tower {source} has {num} positions and token_limit is {token_limit}: the first {keep} stay, the others "
-        f"are stretched over {token_limit - keep}",
-        flush=True,
-    )
-    tower.config.max_position_embeddings = token_limit
     return PretrainedText(tower.config, weights, tower.projection)

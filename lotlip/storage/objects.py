@@ -70,13 +70,6 @@ def read_object(url: str) -> bytes:
     return body
 
 
-def write_object(url: str, data: bytes) -> None:
-    """Write a small object, replacing what is there."""
-    bucket, key = parse(url)
-    with _explained(url):
-        _client().put_object(Bucket=bucket, Key=key, Body=data)
-
-
 def delete_object(url: str) -> None:
     """Delete an object; none there is well."""
     bucket, key = parse(url)

@@ -84,7 +84,7 @@ class Checkpoints:
             return
         path = self._path(progress.step)
         with atomic_path(path) as temporary:
-            torch.save(record, temporary)
+            _write(record, temporary)
         self.remove_old()
         if self._copy is not None:
             try:
@@ -162,6 +162,16 @@ class Checkpoints:
                 "them as they were."
             )
         return record
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(record, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch's writer hides it behind a complaint of its own
+                raise error.__context__ from None
+            raise
 
 
 class _DamagedError(Exception):

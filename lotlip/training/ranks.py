@@ -72,6 +72,11 @@ def is_launched() -> bool:
     return "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ
 
 
+def is_first_process() -> bool:
+    """Whether this process is alone, or the first of those that torchrun has started on all machines."""
+    return os.environ.get("RANK", "0") == "0" or not is_launched()
+
+
 @contextmanager
 def open_ranks(device: str, processes: int = 1) -> Iterator[Ranks]:
     """Join the processes that torchrun has started, if it has; a group that was joined before is used and left.

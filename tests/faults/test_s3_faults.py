@@ -229,9 +229,9 @@ def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
     root = f"s3://{BUCKET}/{time.time_ns()}"
     project = Project(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        project.train(work="one", callbacks=(KillAt(step=6),), root=root, checkpoint_every_steps=1)
+        project.train(work="one", callbacks=(KillAt(step=6),), root=root, checkpoints={"every_steps": 1})
     watcher = KillAt(step=10**9)
-    project.train(work="another", callbacks=(watcher,), root=root, checkpoint_every_steps=1)
+    project.train(work="another", callbacks=(watcher,), root=root, checkpoints={"every_steps": 1})
     assert watcher.started_at == 5
     project.train(name="whole", work="third")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "whole")]

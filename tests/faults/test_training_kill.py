@@ -21,14 +21,6 @@ from lotlip.params import Method
 from tests.training.tiny_training import LOTLIP, UNLOCKED, KillAt, Project, run_script
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def saved_steps(folder: Path) -> list[int]:
     return sorted(int(path.stem.partition("-")[2]) for path in folder.glob("work/train/*/step-*.pt"))
 

@@ -53,3 +53,12 @@ def test_features_patches_and_folder(name: str, tmp_path: Path) -> None:
 def test_unknown_kinds_are_named() -> None:
     with pytest.raises(ModelError, match=r"'resnet' is not known; known are vit, deit, dinov2"):
         build_image_tower(transformers.ResNetConfig())
+
+
+def test_mean_and_deviation_come_with_the_checkpoint(tmp_path: Path) -> None:
+    build_image_tower(CONFIGS["clip"]).save_pretrained(tmp_path)
+    assert load_image_tower(str(tmp_path)).settings.mean == (0.5, 0.5, 0.5)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.4, 0.4]}')
+    for fresh in (False, True):
+        settings = load_image_tower(str(tmp_path), fresh=fresh).settings
+        assert (settings.size, settings.mean, settings.std) == (16, (0.1, 0.2, 0.3), (0.4, 0.4, 0.4))

@@ -14,22 +14,22 @@ from tests.model.test_causal_tower import LIMIT, make_texts, text_config
 from tests.model.tiny_parts import make_ids, tiny_config
 
 DROPOUT = 0.3
-VISION = ViTConfig(
-    image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-    hidden_dropout_prob=DROPOUT,
-)  # fmt: skip
 
 
 def make_config(kind: str) -> LotlipConfig:
     """Both with dropout in attention, BERT with that of hidden states, too."""
+    vision = ViTConfig(
+        image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+        hidden_dropout_prob=DROPOUT,
+    )  # fmt: skip
     if kind == "bert":
         config = tiny_config()
-        config.vision_config = VISION
+        config.vision_config = vision
         config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = DROPOUT
         return config
     text = text_config(0)
     text.attention_dropout = DROPOUT
-    return LotlipConfig(text_config=text, vision_config=VISION, embed_dim=32, num_corner_tokens=0, token_limit=LIMIT)
+    return LotlipConfig(text_config=text, vision_config=vision, embed_dim=32, num_corner_tokens=0, token_limit=LIMIT)
 
 
 def make_batch(kind: str) -> dict[str, torch.Tensor]:

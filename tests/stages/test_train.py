@@ -2,6 +2,12 @@
 
 import csv
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +18,7 @@ import yaml
 from lotlip.data.loading.samples import is_held_out
 from lotlip.data.manifest import Manifest, Shard, describe_file, read_manifest, write_manifest
 from lotlip.data.tables import read_records
-from lotlip.errors import DataError, ModelError, ParamsError
+from lotlip.errors import DataError, ParamsError
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.processor import LotlipProcessor
 from stages import download, train
@@ -108,11 +114,61 @@ def test_a_second_run_gives_the_same_files(workspace: Path) -> None:
     assert {file: file.read_bytes() for file in files} == first
 
 
+def stage(method: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train", method],
+        env={**os.environ, "PYTHONPATH": str(TOP), "LOTLIP_LIVE_TRACKING": "0", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def change(**settings: object) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    for name, value in settings.items():
+        params["train"][name] = {**params["train"][name], **value} if isinstance(value, dict) else value
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def test_two_processes_stopped_by_a_signal_and_started_again_end_as_one(workspace: Path) -> None:
+    change(text_dropout=0.0, epochs=40, learning_rate=1.0e-4)
+    train.main("lotlip")
+    alone = json.loads(Path("reports/train/lotlip.json").read_text())
+    shutil.rmtree(".work/train")
+
+    change(compute={"processes": 2}, checkpoints={"every_steps": 1})
+    stopped = stage("lotlip")
+    while not list(Path().glob(".work/train/*/step-000000003.pt")):
+        assert stopped.poll() is None
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    output, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + signal.SIGTERM, errors
+    assert "stopped by a signal; the same command goes on after step " in output
+
+    finished = stage("lotlip")
+    output, errors = finished.communicate(timeout=120)
+    assert finished.returncode == 0, errors
+    assert "resuming after step " in output
+    assert json.loads(Path("reports/train/lotlip.json").read_text()) == pytest.approx(alone, rel=1e-3)
+    assert output.count("train lotlip: done") == 1, "the second process keeps quiet"
+
+
+def test_an_error_of_several_processes_is_one_message(workspace: Path) -> None:
+    change(compute={"processes": 2}, batch_size=100)
+    failed = stage("lit")
+    _, errors = failed.communicate(timeout=60)
+    assert failed.returncode == 1
+    assert "samples and train.batch_size is 100" in errors
+    assert "Traceback" not in errors
+
+
 def test_errors(workspace: Path) -> None:
     with pytest.raises(ParamsError, match=r"no method 'lotlipp'.* it has lit, lit_long, lotlip"):
         train.main("lotlipp")
     Path("vit").rename("elsewhere")
-    with pytest.raises(ModelError, match="image tower vit is not a folder here"):
+    with pytest.raises(ParamsError, match=r"methods\.lit: The image tower vit is not a folder here"):
         train.main("lit")
     Path("data/captions/llava/manifest.json").unlink()
     with pytest.raises(DataError, match=r"llava/manifest\.json is missing"):

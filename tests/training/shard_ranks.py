@@ -1,6 +1,7 @@
 """One process of a sharded model: `shard_ranks.py RANK WORLD INIT_FILE OUT`. Each holds its share of one batch.
 
-It saves the features of its share, and gathered: averaged gradients, and weights after a step of the optimizer.
+It saves the features of its share, and gathered: averaged gradients, their norm, and weights after a step of the
+optimizer.
 """
 
 import sys
@@ -45,7 +46,7 @@ def batch(case: str, share: slice) -> dict[str, Tensor]:
 
 
 def loss_of(output) -> Tensor:
-    """A mean over images, so the mean over equal shares is that of all; negatives have tests of theirs."""
+    """A mean over images, so that the mean over equal shares is that of all; other images' texts take no part."""
     scores = output.logit_scale * (output.text_embeds * output.image_embeds[:, None]).sum(dim=-1) + output.logit_bias
     return scores.sigmoid().mean()
 
@@ -54,6 +55,9 @@ def run(case: str, rank: int, world: int) -> dict[str, Tensor]:
     """Features of this process's share, mean gradients and updated weights of all, and numbers of weights held."""
     model = make_model(case)
     whole = shard(model, init_device_mesh("cpu", (world,))) if world > 1 else []
+    optimizer = make_optimizer(model, 0.1, whole)
+    for group in optimizer.param_groups:
+        group["lr"], group["foreach"] = 1e-2, True  # as on GPUs
     share = slice(rank * NUM_IMAGES // world, (rank + 1) * NUM_IMAGES // world)
     inputs = batch(case, share)
     output = model(**inputs)
@@ -72,9 +76,7 @@ def run(case: str, rank: int, world: int) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             found[f"gradient/{name}"] = _full(parameter.grad)
-    optimizer = make_optimizer(model, weight_decay=0.1)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-2
+    found["norm"] = _full(nn.utils.clip_grad_norm_(model.parameters(), 0.01, foreach=True))
     optimizer.step()
     found |= {f"weight/{name}": _full(parameter.detach()) for name, parameter in model.named_parameters()}
     found["held"] = torch.tensor([sum(_numel(p) for p in model.parameters()), sum(p.numel() for p in whole)])

@@ -6,6 +6,8 @@ from transformers import BertConfig, BertForMaskedLM, CLIPConfig, CLIPModel
 
 from lotlip.errors import ModelError
 from lotlip.model.build import build_model
+from lotlip.model.image_tower import image_features, load_image_tower
+from lotlip.model.outline import outline
 from lotlip.params import Method
 from tests.training.tiny_training import LOTLIP, WORDS, Project
 
@@ -80,3 +82,60 @@ def test_a_tower_of_another_kind_is_refused(project: Project, clip: CLIPModel) -
 def test_the_sigmoid_objective_starts_from_its_own_scale_and_bias(project: Project) -> None:
     model = build_model(project.settings(), Method(objective="sigmoid")).model
     assert (model.logit_scale.exp().item(), model.logit_bias.item()) == (pytest.approx(10.0), -10.0)
+
+
+def test_a_fresh_image_tower_has_the_sizes_and_no_weights_of_its_checkpoint(project: Project) -> None:
+    opened = load_image_tower(str(project.folder / "vit"))
+    settings, method = project.settings(), Method(image_tower="fresh")
+    torch.manual_seed(1)
+    parts = build_model(settings, method)
+    assert all(p.requires_grad for p in parts.model.image_tower.parameters())
+    assert parts.image_settings == opened.settings
+    fresh = parts.model.image_tower.state_dict()
+    known = opened.tower.state_dict()
+    assert {name: x.shape for name, x in fresh.items()} == {name: x.shape for name, x in known.items()}
+    matrices = [name for name, x in known.items() if x.ndim > 1 and x.any()]
+    assert matrices
+    assert not any(torch.equal(fresh[name], known[name]) for name in matrices)
+    (project.folder / "vit/model.safetensors").unlink()  # it is not even read
+    torch.manual_seed(1)
+    again = build_model(settings, method).model
+    pixels = torch.randn(2, 3, 16, 16)
+    found = [image_features(model.image_tower.eval(), pixels) for model in (parts.model, again)]
+    assert torch.equal(*found)
+
+
+def test_a_fresh_tower_leaves_the_scale_of_a_clip_alone(project: Project, clip: CLIPModel) -> None:
+    model = build_model(clip_settings(project), CLIP.model_copy(update={"image_tower": "fresh"})).model
+    assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        LOTLIP,
+        Method(objective="sigmoid"),
+        Method(image_tower="fresh", image_projection=True, text_tower="causal"),
+        CLIP,
+    ],
+    ids=["lotlip", "sigmoid", "fresh", "clip"],
+)
+def test_an_outline_is_the_model_without_its_weights(
+    project: Project, clip: CLIPModel, method: Method, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = clip_settings(project, token_limit=36) if method == CLIP else project.settings()
+    built = build_model(settings, method).model
+    said = capsys.readouterr().out.splitlines()
+    found = outline(settings, method)
+    assert all(parameter.is_meta for parameter in found.model.parameters())
+    sizes = {name: (p.shape, p.requires_grad) for name, p in built.named_parameters()}
+    assert {name: (p.shape, p.requires_grad) for name, p in found.model.named_parameters()} == sizes
+    assert found.num_trained == sum(p.numel() for p in built.parameters() if p.requires_grad)
+    assert list(found.notes) == said
+    known, outlined = built.config.to_dict(), found.config.to_dict()
+    if method == CLIP:  # its weights tell its scale
+        assert known.pop("logit_scale_init") == pytest.approx(clip.logit_scale.item())
+        outlined.pop("logit_scale_init")
+    for part in ("text_config", "vision_config"):
+        known[part].pop("dtype"), outlined[part].pop("dtype")  # of the file, which is not opened here
+    assert outlined == known

@@ -8,10 +8,12 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +242,13 @@ def _png(rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def run_script(folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1) -> "subprocess.CompletedProcess[str]":
-    """This file as a script; several processes are started by torchrun."""
+def run_script(
+    folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1, most_bytes: int | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """This file as a script; several processes are started by torchrun.
+
+    Its files may not grow beyond `most_bytes`: to it, the disk is full then.
+    """
     Project(folder)
     script = [__file__, str(folder), json.dumps(runs)]
     how = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
@@ -253,6 +260,7 @@ def run_script(folder: Path, runs: Sequence[dict[str, Any]], processes: int = 1)
         capture_output=True,
         text=True,
         timeout=300,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most_bytes,) * 2) if most_bytes else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Cost before work: a few batches measured, and what follows from them for many images on many workers."""
+"""Captioning: a few batches measured, and what follows from them for many images on many workers."""
 
 import math
 import tempfile

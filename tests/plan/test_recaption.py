@@ -7,7 +7,7 @@ import pytest
 from lotlip.captioning.costs import Costs
 from lotlip.data.manifest import File, Manifest, Shard
 from lotlip.errors import DataError
-from lotlip.plan import LABELS, Measured, make_plan, measure_captioner
+from lotlip.plan.recaption import LABELS, Measured, make_plan, measure_captioner
 from tests.captioning.chat_server import running_chat_server
 from tests.captioning.samples import MAX_PIXELS, captioner_params, encode_png, make_pictures, write_images
 from tests.captioning.test_endpoint import settings

@@ -1,0 +1,1 @@
+"""Cost before work: what captioning and training will take."""
