@@ -53,9 +53,9 @@ class SampleTable:
         self.counts: dict[str, int] = about["counts"]
         self.starts = np.cumsum([0, *self.shards.values()], dtype=np.int64)
         self._names, self._name = list(self.shards), name
-        self._reader = reader = pa.ipc.open_file(file)
+        reader = pa.ipc.open_file(file)
         self._rows = lru_cache(_MAX_OPEN)(lambda number: _Rows(reader.get_batch(number)))
-        if self._reader.num_record_batches != len(self.shards) or self._reader.schema != _SCHEMA:
+        if reader.num_record_batches != len(self.shards) or reader.schema != _SCHEMA:
             raise ValueError("not the shards and columns that were written")
 
     @classmethod
