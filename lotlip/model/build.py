@@ -6,7 +6,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lotlip.model.image_tower import ImageSettings, check_source, load_image_tower
+from lotlip.model.image_tower import ImageSettings, check_source, freeze_unread, load_image_tower
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.outline import join_config, vocabulary_of
 from lotlip.model.pretrained_text import PretrainedText, load_text_tower
@@ -47,6 +47,7 @@ def build_model(settings: Train, method: Method) -> Parts:
     _copy_projection(model.image_projection, image.projection)
     if text is not None:
         _load_text(model, text)
+    freeze_unread(model.image_tower, patches=config.token_features)
     if method.image_tower == "locked":
         model.image_tower.requires_grad_(False)
     return Parts(model, tokenizer, image.settings)

@@ -20,12 +20,15 @@ class _Kind:
 
     `num_special`: tokens before the patches. `reads_class_token`: the image feature is the first of them, after the
     final norm; else it is the tower's own pooled output. `norms_patches`: the patches still lack the final norm.
+    `unread`: names of parameters that no feature depends on; `pooling`: how those begin that patches do not depend on.
     """
 
     class_name: str
     num_special: int = 1
     reads_class_token: bool = False
     norms_patches: bool = False
+    unread: tuple[str, ...] = ()
+    pooling: str | None = None
     arguments: tuple[tuple[str, Any], ...] = ()
 
 
@@ -33,9 +36,9 @@ class _Kind:
 _KINDS = {
     "vit": _Kind("ViTModel", reads_class_token=True, arguments=(("add_pooling_layer", False),)),
     "deit": _Kind("DeiTModel", num_special=2, reads_class_token=True, arguments=(("add_pooling_layer", False),)),
-    "dinov2": _Kind("Dinov2Model", reads_class_token=True),
+    "dinov2": _Kind("Dinov2Model", reads_class_token=True, unread=("embeddings.mask_token",)),
     "clip_vision_model": _Kind("CLIPVisionModel", norms_patches=True),
-    "siglip_vision_model": _Kind("SiglipVisionModel", num_special=0),
+    "siglip_vision_model": _Kind("SiglipVisionModel", num_special=0, pooling="head."),
 }
 _PARENTS = ("clip", "siglip")
 
@@ -78,6 +81,19 @@ def image_features(tower: Any, pixels_BCHW: Tensor, *, patches: bool = False) ->
         return tower.post_layernorm(features) if kind.norms_patches else features
     features = output.last_hidden_state[:, 0] if kind.reads_class_token else output.pooler_output
     return features
+
+
+def freeze_unread(tower: Any, *, patches: bool) -> None:
+    """Take out of training what has no part in the features; processes that train together wait for its gradients.
+
+    Args:
+        tower: one of the known types.
+        patches: whether features are those of the patches.
+    """
+    kind = _kind(tower.config.model_type)
+    for name, parameter in tower.named_parameters():
+        if name in kind.unread or (patches and kind.pooling and name.startswith(kind.pooling)):
+            parameter.requires_grad_(False)
 
 
 @dataclass(frozen=True)

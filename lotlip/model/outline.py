@@ -11,7 +11,7 @@ from transformers import BertConfig, CLIPConfig, CLIPTextConfig, SiglipConfig, V
 
 from lotlip.errors import ModelError, ParamsError
 from lotlip.model.config import LOGIT_SCALE_INIT, SIGMOID_BIAS_INIT, SIGMOID_SCALE_INIT, LotlipConfig
-from lotlip.model.image_tower import check_source, vision_part
+from lotlip.model.image_tower import check_source, freeze_unread, vision_part
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.pretrained_text import stretch_config, text_part
 from lotlip.params import Method, Train
@@ -88,6 +88,7 @@ def outline(settings: Train, method: Method) -> Outline:
     config = join_config(settings, method, _vocabulary(settings), text, vision)
     with torch.device("meta"):
         model = LotlipModel(config)
+    freeze_unread(model.image_tower, patches=config.token_features)
     if method.image_tower == "locked":
         model.image_tower.requires_grad_(False)
     return Outline(model, tuple(dict.fromkeys(notes)))

@@ -72,12 +72,6 @@ def count_pairs(params: Params, data: Path) -> tuple[int, str] | None:
 
 
 def _from_data(params: Params, settings: Train, method: Method, data: Path) -> TextLengths:
-    tokenizer = LotlipTokenizer.load(
-        settings.tokenizer,
-        revision=settings.tokenizer_revision,
-        num_corner_tokens=method.corner_tokens,
-        token_limit=settings.token_limit,
-    )
     images = [_first_shard(read_manifest(data / "images" / source, "images")) for source in params.sources]
     names = {shard.name for manifest in images for shard in manifest.shards}
     written = {name: read_manifest(data / "captions" / name, "captions") for name in params.captioners}
@@ -85,7 +79,13 @@ def _from_data(params: Params, settings: Train, method: Method, data: Path) -> T
         name: Manifest(found.folder, "captions", tuple(shard for shard in found.shards if shard.name in names))
         for name, found in written.items()
     }
-    samples = islice(chain.from_iterable(join_shards(images, captions)), _MAX_SAMPLES * len(images))
+    samples = list(islice(chain.from_iterable(join_shards(images, captions)), _MAX_SAMPLES * len(images)))
+    tokenizer = LotlipTokenizer.load(
+        settings.tokenizer,
+        revision=settings.tokenizer_revision,
+        num_corner_tokens=method.corner_tokens,
+        token_limit=settings.token_limit,
+    )
     recipe = TextRecipe(method.short_text, method.num_long, method.long_text, settings.run_length)
     texts = [draw_texts(sample, recipe, settings.seed, 0) for sample in samples]
 

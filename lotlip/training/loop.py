@@ -27,6 +27,8 @@ from lotlip.data.loading.samples import TextRecipe
 from lotlip.data.manifest import Manifest
 from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
+from lotlip.model.flops import ImageWork, step_flops
+from lotlip.model.gpus import peak_flops
 from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method, Train
 from lotlip.records import publish_folder, write_text
@@ -140,7 +142,7 @@ class _Run:
         self.num_steps = num_steps(settings, self.loader.batches_per_epoch)
         self.warmup_steps = warmup_steps(settings, self.num_steps)
         self.progress = Progress()
-        self.meter = Meter(None)
+        self.meter = Meter(_peak_flops(settings, ranks))
 
     def all_steps(self) -> None:
         """Train to the end, from the newest checkpoint if there is one."""
@@ -244,14 +246,14 @@ class _Run:
         """One step and what the guards make of it; returns its learning rate."""
         step, settings, device = self.progress.step, self.settings, self.ranks.device
         rate = learning_rate(step, self.num_steps, settings.learning_rate, self.warmup_steps)
-        texts = self.texts.batch(self.samples.take(batch.indices), batch.visits.tolist())
-        ids, mask = (x.to(device) for x in texts)
+        ids, mask = self.texts.batch(self.samples.take(batch.indices), batch.visits.tolist())
+        lengths = mask.sum(dim=-1)
         images = batch.pixels if self.features is None else self.features.batch(batch.indices, batch.visits)
         assert images is not None
         images = images.to(device, DTYPES[settings.compute.precision])
-        inputs = Batch(ids, mask, images, precomputed=self.features is not None)
+        inputs = Batch(ids.to(device), mask.to(device), images, precomputed=self.features is not None)
         result = train_step(self.network, self.optimizer, inputs, settings, self.method, rate, self.ranks, self._reseed)
-        self.meter.add(len(ids), int(mask.sum()), 0.0, waited_s)
+        self.meter.add(len(ids), int(lengths.sum()), self._flops(lengths), waited_s)
         self.progress.step += 1
         self.progress.of_epoch.add(result)
         self.progress.of_row.add(result)
@@ -262,6 +264,13 @@ class _Run:
         if self.progress.watch.must_roll_back(settings.guards):
             self._roll_back()
         return rate
+
+    def _flops(self, lengths: torch.Tensor) -> float:
+        """Useful FLOPs of this process's share of a step with texts of these lengths [b, 1 + K]."""
+        of_images: ImageWork = "cached" if self.features is not None else "locked" if self.is_locked else "trained"
+        short, long = lengths[:, 0].numpy(), lengths[:, 1:].flatten().numpy()
+        config, size = self.parts.model.config, self.settings.batch_size
+        return step_flops(config, short, long, image=of_images, batch_size=size).total
 
     def _reseed(self, part: int) -> None:
         """What dropout draws for a part of this process's share of this step."""
@@ -337,6 +346,13 @@ class _Run:
     def _warn(self, text: str) -> None:
         for callback in self.callbacks:
             callback.on_warning(self.progress.step, text)
+
+
+def _peak_flops(settings: Train, ranks: Ranks) -> float | None:
+    if ranks.device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(ranks.device)
+    return peak_flops(name, settings.compute.precision, tf32=settings.compute.tf32)
 
 
 def _open_loader(samples: SampleTable, settings: Train, pixels: PixelSource | None, ranks: Ranks) -> Loader:

@@ -1,5 +1,6 @@
 """The model as it runs on one or several processes: wrapped, in its precision, with the kernels asked for."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -90,6 +91,8 @@ def numerics(compute: Compute, device: torch.device) -> Iterator[None]:
     try:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = compute.tf32
         torch.use_deterministic_algorithms(compute.deterministic)
+        if compute.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
         with _kernel(compute.sdpa, device):
             yield
     finally:

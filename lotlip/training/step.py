@@ -117,7 +117,7 @@ def train_step(
     backward = _backward if len(parts) == 1 else _backward_in_parts
     loss, slot_losses = backward(network, parts, loss_of, reseed)
     network.average_whole_gradients(ranks)
-    grad_norm = _clip(optimizer, settings.grad_clip)
+    grad_norm = clip_gradients(optimizer, settings.grad_clip)
     losses = ranks.mean_(torch.cat([loss.detach()[None], slot_losses]).double())
     finite = bool(torch.isfinite(losses).all() & torch.isfinite(grad_norm))
     if finite:
@@ -206,7 +206,7 @@ def _padded(tokens_BLD: Tensor, length: int) -> Tensor:
     return functional.pad(tokens_BLD, (0, 0, 0, length - tokens_BLD.shape[1]))
 
 
-def _clip(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
     """Scale all gradients down to a norm of `max_norm` together; returns the norm that they had.
 
     A group's gradients are all whole or all shared out among the processes (see `make_optimizer`).

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from lotlip.errors import ModelError
-from lotlip.model.image_tower import build_image_tower, image_features, load_image_tower
+from lotlip.model.image_tower import build_image_tower, freeze_unread, image_features, load_image_tower
 
 SHAPE = {
     "image_size": 16,
@@ -48,6 +48,21 @@ def test_features_patches_and_folder(name: str, tmp_path: Path) -> None:
     opened = load_image_tower(str(tmp_path))
     assert opened.settings.size == 16
     torch.testing.assert_close(image_features(opened.tower.eval(), pixels), features)
+
+
+@pytest.mark.parametrize("patches", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_all_that_is_trained_gets_a_gradient(name: str, patches: bool) -> None:
+    torch.manual_seed(0)
+    tower = build_image_tower(CONFIGS[name])
+    freeze_unread(tower, patches=patches)
+    image_features(tower, torch.randn(3, 3, 16, 16), patches=patches).square().sum().backward()
+    trained = {name: p for name, p in tower.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    frozen = [name for name, p in tower.named_parameters() if not p.requires_grad]
+    expected = {"dinov2": "embeddings.mask_token", "siglip": "head." if patches else None}.get(name)
+    assert all(expected and found.startswith(expected) for found in frozen)
+    assert bool(frozen) == (expected is not None)
 
 
 def test_unknown_kinds_are_named() -> None:

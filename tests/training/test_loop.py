@@ -138,6 +138,15 @@ def test_old_checkpoints_go_and_the_newest_stays(project: Project) -> None:
     assert steps() == [12]
 
 
+def test_minutes_ask_for_a_checkpoint(project: Project) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        project.train(callbacks=(KillAt(6),), checkpoints={"every_minutes": 1e-9, "keep": 9})
+    assert len(list(project.folder.glob("work/train/*/step-*.pt"))) == 6
+    with pytest.raises(KeyboardInterrupt):
+        project.train(callbacks=(KillAt(6),), checkpoints={"every_minutes": 60, "keep": 9}, work="other")
+    assert len(list(project.folder.glob("other/train/*/step-*.pt"))) == 2
+
+
 def test_a_checkpoint_of_other_settings_says_what_differs(project: Project) -> None:
     project.train()
     with pytest.raises(KeyboardInterrupt):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.training.test_methods import METHODS
 from tests.training.tiny_training import LOTLIP, UNLOCKED, Project, run_script
@@ -81,4 +82,8 @@ def test_two_processes_train_as_one(two_processes: Path, project: Project, case:
     method, compute = CASES[case]
     project.train(method, compute={"precision": compute["precision"]}, **COMMON)
     assert_close(two_processes / f"work-{case}", project.folder / "work", TOLERANCE[compute["precision"]])
-    assert (two_processes / f"model-{case}/model.safetensors").is_file()
+    published = load_file(two_processes / f"model-{case}/model.safetensors")
+    expected = load_file(project.folder / "model/model.safetensors")
+    assert published.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(published[name], weight, atol=1e-5, rtol=1e-5)

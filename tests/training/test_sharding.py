@@ -1,5 +1,6 @@
 """A sharded model in two real processes (gloo) against the plain one: features, weights, gradients, optimizer."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
