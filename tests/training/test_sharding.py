@@ -24,7 +24,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     script, init = str(Path(shard_ranks.__file__)), str(folder / "init")
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), "2", init, str(folder / f"{rank}.pt")], cwd=Path(__file__).parents[2]
+            [sys.executable, script, str(rank), "2", init, str(folder / f"{rank}.pt")],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": "."},
         )
         for rank in range(2)
     ]
