@@ -24,18 +24,18 @@ def main(name: str) -> None:
     from lotlip.training.loop import train
     from lotlip.training.ranks import is_first_process, is_launched, launch
 
-    if settings.compute.processes > 1 and not is_launched():
-        launch("stages.train", [name], settings.compute.processes)
-        return
     transformers.utils.logging.disable_progress_bar()
     data, reports = Path("data"), Path("reports/train")
     images = [read_manifest(data / "images" / source, "images") for source in params.sources]
     captions = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners}
     quarantine = read_manifest(data / "quarantine", "quarantine")
     held_out = {source: settings.held_out_share for source, settings in params.sources.items()}
-    settings, work = params.train_settings(name), Path(".work")
+    work = Path(".work")
     samples = join_samples(images, captions, quarantine, held_out, work=work)
     require_consistent(name, settings, method, len(samples), work)
+    if settings.compute.processes > 1 and not is_launched():
+        launch("stages.train", [name], settings.compute.processes)
+        return
     callbacks: list[Callback] = [
         ConsoleProgress(f"train {name}"),
         EventLog(Path(".work/events/train") / f"{name}.jsonl"),

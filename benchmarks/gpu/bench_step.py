@@ -109,7 +109,8 @@ class Case:
         side = vision.image_size
         shape = (num_images, vision.hidden_size) if tower == "cached" else (num_images, 3, side, side)
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-        self.batch = Batch(ids, (ids != 0).long(), images, precomputed=tower == "cached")
+        mask = (ids != 0).long()
+        self.batch = Batch(ids, mask, images, mask.sum(dim=-1).cpu(), precomputed=tower == "cached")
 
     def measure(self, rounds: int) -> dict[str, Any]:
         """Seconds, pairs a second, ratio, utilisation and memory."""

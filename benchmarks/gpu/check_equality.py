@@ -217,7 +217,8 @@ def trained(device: torch.device, tiny: bool) -> Numbers:
     optimizer = make_optimizer(model, settings.weight_decay, network.whole)
     method = Method(image_tower="unlocked", num_long=2, corner_tokens=CORNERS)
     ids = texts(config, 8).to(device)
-    batch = Batch(ids, (ids != 0).long(), pixels_of(config, 8).to(device), precomputed=False)
+    mask = (ids != 0).long()
+    batch = Batch(ids, mask, pixels_of(config, 8).to(device), mask.sum(dim=-1).cpu(), precomputed=False)
     with numerics(settings.compute, device):
         for _ in range(3):
             train_step(network, optimizer, batch, settings, method, 1e-3, ranks, lambda _: None)

@@ -22,11 +22,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from lotlip.errors import LotlipError, ModelError, StorageError
-from lotlip.records import atomic_path
+from lotlip.records import atomic_path, write_text
 from lotlip.storage.objects import download, find_object, upload
 from lotlip.training.guards import Watch
 from lotlip.training.ranks import Ranks
 from lotlip.training.step import StepSums
+
+COMPLETE = "complete"  # a file in the folder of a run that is
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Checkpoints:
         path = self._path(progress.step)
         with atomic_path(path) as temporary:
             _write(record, temporary)
-        self.remove_old()
+        self._remove_all_but(self.keep)
         if self._copy is not None:
             try:
                 upload(path, self._copy)
@@ -118,25 +120,32 @@ class Checkpoints:
         set_optimizer_state_dict(model, optimizer, record["optimizer"], options=options)
         return _progress(told["progress"])
 
-    def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, rising."""
+    def newest(self) -> int:
+        """Step of the newest checkpoint; there must be one."""
+        return self._steps()[-1]
+
+    def complete(self) -> None:
+        """Note that the run is complete, and remove all checkpoints but the newest."""
+        self._remove_all_but(1)
+        write_text(self.folder / COMPLETE, "")
+
+    def _steps(self) -> list[int]:
         return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("step-*.pt"))
 
-    def remove_old(self, keep: int | None = None) -> None:
-        """Remove all but the newest `keep` (None: as many as the run keeps)."""
-        for step in self.steps()[: -(keep or self.keep)]:
+    def _remove_all_but(self, keep: int) -> None:
+        for step in self._steps()[:-keep]:
             self._path(step).unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.pt"
 
     def _newest(self) -> dict[str, Any] | None:
-        steps = self.steps()
+        steps = self._steps()
         if not steps and self._copy is not None and find_object(self._copy) is not None:
             fetched = self.folder / "copy.pt"
             download(self._copy, fetched)
             fetched.replace(self._path(_progress(self._read(fetched)["progress"]).step))
-            steps = self.steps()
+            steps = self._steps()
         for step in reversed(steps):
             path = self._path(step)
             try:

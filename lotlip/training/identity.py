@@ -10,7 +10,7 @@ from lotlip.data.manifest import Manifest
 from lotlip.model.build import Parts
 from lotlip.params import Method, Train
 from lotlip.records import content_key, read_json, write_json
-from lotlip.training.checkpoint import differences
+from lotlip.training.checkpoint import COMPLETE, differences
 from lotlip.training.features.cache import weights_hash
 
 TRAIN_VERSION = 3  # raise it when the same settings and samples would give other weights
@@ -65,7 +65,7 @@ def note_run(folder: Path, name: str, config: Mapping[str, Any]) -> str | None:
     for path in folder.parent.glob("*/run.json"):
         steps = sorted(path.parent.glob("step-*.pt"))
         found = read_json(path)
-        if found["name"] == name and steps and not (path.parent / "complete").exists():
+        if found["name"] == name and steps and not (path.parent / COMPLETE).exists():
             others.append((path.stat().st_mtime, steps[-1].stem.partition("-")[2], found["config"], path.parent))
     write_json(folder / "run.json", {"name": name, "config": dict(config)})
     if not others:

@@ -63,12 +63,14 @@ class StepSums:
 class Batch:
     """ids and mask of texts, int64 [B, 1 + K, L]; images: pixels [B, 3, S, S], or what a locked tower made of them.
 
-    `precomputed`: the latter, [B, H] or, for token features, [B, P, H].
+    `lengths` of the texts [B, 1 + K] are on the CPU, whatever the device. `precomputed`: images are features, [B, H]
+    or, for token features, [B, P, H].
     """
 
     ids: Tensor
     mask: Tensor
     images: Tensor
+    lengths: Tensor
     precomputed: bool
 
     def split(self, size: int | None) -> list["Batch"]:
@@ -79,7 +81,7 @@ class Batch:
         return [self._rows(slice(start, start + size)) for start in starts]
 
     def _rows(self, rows: slice) -> "Batch":
-        return Batch(self.ids[rows], self.mask[rows], self.images[rows], self.precomputed)
+        return Batch(self.ids[rows], self.mask[rows], self.images[rows], self.lengths[rows], self.precomputed)
 
 
 def train_step(
