@@ -82,7 +82,8 @@ def train(
     compute = settings.compute
     with open_ranks(settings.device, compute.processes) as ranks, numerics(compute, ranks.device):
         alone = at_work(work / "locks" / out.name, root) if ranks.is_first else nullcontext()
-        with alone, torch.random.fork_rng():
+        gpus = [ranks.device] if ranks.device.type == "cuda" else []  # no others, or each process would wake them all
+        with alone, torch.random.fork_rng(gpus):
             torch.manual_seed(settings.seed)
             parts = build_model(settings, method)
             heard = callbacks if ranks.is_first else ()

@@ -100,16 +100,15 @@ def open_ranks(device: str, processes: int = 1) -> Iterator[Ranks]:
         return
     _prctl_pr_set_pdeathsig(signal.SIGTERM)  # a rank that outlived its launcher would hold the run's lock
     own = _own_device(device, int(os.environ["LOCAL_RANK"]))
+    was_joined = dist.is_initialized()
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    was_joined = dist.is_initialized()
     if not was_joined:
-        dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=TIMEOUT)
-    try:
-        yield Ranks(dist.get_rank(), size, own, dist.group.WORLD)
-    finally:
-        if not was_joined:
-            dist.destroy_process_group()
+        on_gpu = own.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=own if on_gpu else None)
+    yield Ranks(dist.get_rank(), size, own, dist.group.WORLD)
+    if not was_joined:  # not after an error: others may be in an exchange, and leaving would wait for them
+        dist.destroy_process_group()
 
 
 def launch(module: str, arguments: Sequence[str], processes: int) -> None:
