@@ -24,6 +24,7 @@ from benchmarks.timing import compare, device, save
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader
 from lotlip.data.loading.order import EpochOrder
+from lotlip.data.loading.pixels import SamplePixels
 from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.losses.multi_caption import multi_caption_loss
@@ -68,15 +69,17 @@ class Run:
     def epoch(self, store: FeatureStore | None) -> None:
         """Train from a store, or from pixels."""
         reader = ImageReader([self.images], self.work / "shards")
-        pixels = None if store else pixel_source(reader, IMAGE, self.settings, locked=True)
+        source = None
+        if store is None:
+            source = SamplePixels(self.samples, pixel_source(reader, IMAGE, self.settings, locked=True))
         loader = Loader(
             self.samples, EpochOrder(self.samples.shards, 0), batch_size=BATCH, num_epochs=1,
-            pixels=pixels, num_workers=self.settings.num_workers, device=device(),
+            source=source, num_workers=self.settings.num_workers, device=device(),
         )  # fmt: skip
         for batch in loader:
             if store is None:
-                self.decoded += len(batch.pixels)
-                images = {"pixel_values": batch.pixels}
+                self.decoded += len(batch.content)
+                images = {"pixel_values": batch.content}
             else:
                 images = {"image_embeds": store.batch(batch.indices, batch.visits).to(device())}
             self.step(images)

@@ -20,7 +20,7 @@ from benchmarks.timing import compare, save
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader
 from lotlip.data.loading.order import EpochOrder, OrderKind
-from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.pixels import PixelSource, SamplePixels
 
 NUM_SHARDS, SIZE, BATCH = 8, 100, 50
 
@@ -37,10 +37,10 @@ def main() -> None:
             reader = ImageReader([images], Path(folder) / "spans", read_ahead=kind == "shards")
             order = EpochOrder(samples.shards, 0, kind, 4)
             loader = Loader(
-                samples, order, batch_size=BATCH, num_epochs=1, pixels=PixelSource(reader, transform, 0),
-                num_workers=num_workers,
+                samples, order, batch_size=BATCH, num_epochs=1, num_workers=num_workers,
+                source=SamplePixels(samples, PixelSource(reader, transform, 0)),
             )  # fmt: skip
-            return sum(len(batch.pixels) for batch in loader if batch.pixels is not None)
+            return sum(len(batch.content) for batch in loader)
 
         def peer(num_workers: int, transform: Transform = pixels) -> int:
             dataset = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False).shuffle(1000)

@@ -32,7 +32,7 @@ from benchmarks.timing import save
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader
 from lotlip.data.loading.order import EpochOrder
-from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.pixels import PixelSource, SamplePixels
 from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.manifest import read_manifest
 
@@ -68,11 +68,11 @@ class Ways:
 
     def ours(self, transform: Transform, state: Any = None) -> tuple[Any, Batches]:
         order = EpochOrder(self.samples.shards, 0)
-        source = PixelSource(self.reader(), transform, 0)
-        loader = Loader(self.samples, order, batch_size=BATCH, num_epochs=1, pixels=source, num_workers=WORKERS)
+        source = SamplePixels(self.samples, PixelSource(self.reader(), transform, 0))
+        loader = Loader(self.samples, order, batch_size=BATCH, num_epochs=1, source=source, num_workers=WORKERS)
         if state:
             loader.load_state_dict(state)
-        return loader, (([sample.key for sample in self.samples.take(b.indices)], b.pixels) for b in loader)
+        return loader, (([sample.key for sample in self.samples.take(b.indices)], b.content) for b in loader)
 
     def pipeline(self, transform: Transform, skipped: int = 0) -> Any:
         tars = [str(tar) for tar in sorted((self.folder / "images").glob("*.tar"))]

@@ -110,7 +110,7 @@ class Case:
         shape = (num_images, vision.hidden_size) if tower == "cached" else (num_images, 3, side, side)
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         mask = (ids != 0).long()
-        self.batch = Batch(ids, mask, images, mask.sum(dim=-1).cpu(), precomputed=tower == "cached")
+        self.batch = Batch(ids, mask, images, mask.sum(dim=-1).cpu().numpy(), precomputed=tower == "cached")
 
     def measure(self, rounds: int) -> dict[str, Any]:
         """Seconds, pairs a second, ratio, utilisation and memory."""

@@ -110,12 +110,19 @@ def _problems_of_method(settings: Train, method: Method) -> Iterator[str]:
 def _problems_of_disk(disk: Path, features: int, checkpoints: int) -> Iterator[str]:
     there = next(folder for folder in (disk, *disk.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    kept = sum(file.stat().st_size for name in _KEPT for file in (disk / name).rglob("*") if file.is_file())
-    if features + checkpoints > free + kept:  # an earlier run's features and checkpoints count as this one's
+    kept = sum(_size(file) for name in _KEPT for file in (disk / name).rglob("*"))
+    if features + checkpoints > free + kept:  # what is kept may be this run's own: then it is not wanted twice
         yield (
             f"image features take {features / 1e9:,.1f} GB, checkpoints {checkpoints / 1e9:,.1f} GB, and the disk of "
             f"{disk} has {free / 1e9:,.1f} GB free: lower train.cached_crops (0: none are kept) or checkpoints.keep."
         )
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # another run has removed it in the meantime
+        return 0
 
 
 def _feature_bytes(model: Outline, settings: Train, method: Method, num_pairs: int) -> int:

@@ -3,7 +3,7 @@
 A file `step-000000120.pt` holds weights that are trained, the optimizer's state, the progress, and the run's settings;
 it is complete or not there at all. Shared-out weights are gathered for it (ViT-B/16, BERT-base and AdamW's state take
 2.4 GB), so a run goes on with any number of processes and any way of sharing. With a storage in S3 a copy of the newest
-goes there, and a machine without any file here goes on from it.
+goes there under the same name, and a machine that has none or older ones goes on from it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from lotlip.errors import LotlipError, ModelError, StorageError
 from lotlip.records import atomic_path, write_text
-from lotlip.storage.objects import download, find_object, upload
+from lotlip.storage.objects import delete_object, download, join, list_objects, upload
 from lotlip.training.guards import Watch
 from lotlip.training.ranks import Ranks
 from lotlip.training.step import StepSums
@@ -60,12 +60,12 @@ class Checkpoints:
         config: the run's settings, flat; a file that has others is refused.
         keep: so many of the newest stay.
         ranks: the processes that train; all of them call `save` and `load` together.
-        copy: where the newest also goes in S3; None: nowhere.
+        copies: below which URL in S3 the newest is, too; None: nowhere.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], keep: int, ranks: Ranks, copy: str | None) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], keep: int, ranks: Ranks, copies: str | None) -> None:
         self.folder, self.config, self.keep = folder, dict(config), keep
-        self._ranks, self._copy = ranks, copy
+        self._ranks, self._copies = ranks, copies
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write a checkpoint and remove those that are old.
@@ -88,9 +88,9 @@ class Checkpoints:
         with atomic_path(path) as temporary:
             _write(record, temporary)
         self._remove_all_but(self.keep)
-        if self._copy is not None:
+        if self._copies is not None:
             try:
-                upload(path, self._copy)
+                _replace_copies(self._copies, path)
             except StorageError as error:
                 print(f"warning: no copy of the checkpoint at step {progress.step}: {error}", flush=True)
 
@@ -127,10 +127,12 @@ class Checkpoints:
     def complete(self) -> None:
         """Note that the run is complete, and remove all checkpoints but the newest."""
         self._remove_all_but(1)
+        for damaged in self.folder.glob("*.damaged"):
+            damaged.unlink()
         write_text(self.folder / COMPLETE, "")
 
     def _steps(self) -> list[int]:
-        return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("step-*.pt"))
+        return sorted(_step(path.name) for path in self.folder.glob("step-*.pt"))
 
     def _remove_all_but(self, keep: int) -> None:
         for step in self._steps()[:-keep]:
@@ -140,24 +142,29 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}.pt"
 
     def _newest(self) -> dict[str, Any] | None:
+        if self._copies is not None:
+            self._fetch_newer(self._copies)
         steps = self._steps()
-        if not steps and self._copy is not None and find_object(self._copy) is not None:
-            fetched = self.folder / "copy.pt"
-            download(self._copy, fetched)
-            fetched.replace(self._path(_progress(self._read(fetched)["progress"]).step))
-            steps = self._steps()
         for step in reversed(steps):
             path = self._path(step)
             try:
                 return self._read(path)
-            except _DamagedError as error:
-                print(f"warning: the checkpoint {path} is damaged ({error}): the one before is taken", flush=True)
+            except _DamagedError:
+                path.rename(path.with_suffix(".damaged"))  # no longer one of those that stay
+                print(f"warning: the checkpoint {path} is cut off or damaged: the one before is taken", flush=True)
         if steps:
+            copies = "" if self._copies is None else f", and {self._copies},"
             raise ModelError(
-                f"No checkpoint in {self.folder} can be resumed, all {len(steps)} are damaged: remove the folder to "
-                "train from the start."
+                f"No checkpoint in {self.folder} can be resumed, all {len(steps)} are damaged: remove the folder"
+                f"{copies} to train from the start."
             )
         return None
+
+    def _fetch_newer(self, copies: str) -> None:
+        """Download the newest copy, if it is newer than what is here: another machine went on with this run."""
+        found = {_step(copy.url): copy.url for copy in list_objects(copies)}
+        if found and max(found) > max(self._steps(), default=-1):
+            download(found[max(found)], self._path(max(found)))
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -171,6 +178,19 @@ class Checkpoints:
                 "them as they were."
             )
         return record
+
+
+def _step(name: str) -> int:
+    """Of a checkpoint's name, path or URL."""
+    return int(name.rpartition("-")[2].removesuffix(".pt"))
+
+
+def _replace_copies(copies: str, path: Path) -> None:
+    """Upload a checkpoint, then remove the copies of those before it."""
+    upload(path, join(copies, path.name))
+    for copy in list_objects(copies):
+        if _step(copy.url) < _step(path.name):
+            delete_object(copy.url)
 
 
 def _write(record: dict[str, Any], path: Path) -> None:

@@ -15,8 +15,7 @@ from lotlip.training.inputs import Inputs
 from lotlip.training.meter import Meter
 from lotlip.training.ranks import Ranks
 from lotlip.training.step import StepSums
-
-_COUNTED = ("texts", "tokens", "truncated_texts", "lost_tokens")
+from lotlip.training.texts import COUNTED
 
 
 class Journal:
@@ -50,11 +49,11 @@ class Journal:
 
     def count(self, progress: Progress) -> None:
         """Add what the processes have counted since the last time to the counts of all."""
-        texts = self._inputs.texts.counts
-        new = dict(zip(_COUNTED, self._ranks.sum([texts[name] for name in _COUNTED]), strict=True))
+        texts = self._inputs.counts
+        new = dict(zip(COUNTED, self._ranks.sum([texts[name] for name in COUNTED]), strict=True))
         texts.clear()
         for counts in (progress.counts, progress.row_counts):
-            counts.update({name: counts.get(name, 0) + int(new[name]) for name in _COUNTED})
+            counts.update({name: counts.get(name, 0) + int(new[name]) for name in COUNTED})
 
     def row(self, progress: Progress, epoch: int, rate: float) -> None:
         """Complete a row of the curve, if any of its steps was taken, and tell it, with the speed of its steps."""

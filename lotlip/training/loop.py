@@ -113,8 +113,8 @@ class _Run:
         self.parts, self.settings, self.method, self.name, self.ranks = parts, settings, method, name, ranks
         config = run_config(parts, samples, images, settings, method)
         folder = run_folder(work, config)
-        copy = None if root is None else join(root, "checkpoints", f"{folder.name}.pt")
-        self.checkpoints = Checkpoints(folder, config, settings.checkpoints.keep, ranks, copy)
+        copies = None if root is None else join(root, "checkpoints", folder.name)
+        self.checkpoints = Checkpoints(folder, config, settings.checkpoints.keep, ranks, copies)
         self.inputs = Inputs(parts, samples, images, settings, method, work, ranks)
         self.journal = Journal(parts.model, self.inputs, settings, method, ranks, callbacks)
         self.network = Network(parts.model, settings.compute, ranks)
@@ -141,7 +141,7 @@ class _Run:
                 if ends_epoch or self.progress.step % row_every == 0:
                     self.journal.row(self.progress, drawn.epoch, rate)
                 if ends_epoch:
-                    self._end_epoch(drawn.epoch)
+                    self._end_epoch()
                 stops, is_due = self.ranks.sum([signals.received is not None, self._is_save_due()])
                 if ends_epoch or is_due or stops:
                     self._save()
@@ -150,7 +150,16 @@ class _Run:
                     signals.obey()
 
     def publish(self, out: Path) -> None:
-        """Write the model folder; of the checkpoints the newest stays."""
+        """Write the model folder; of the checkpoints the newest stays.
+
+        Raises:
+            ModelError: not one step was taken.
+        """
+        if not self.progress.losses:
+            raise ModelError(
+                f"Loss or gradient of all {self.num_steps} steps were not finite, so none was taken: lower "
+                "train.learning_rate, and look for broken images or weights."
+            )
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights: dict[str, Any] = get_model_state_dict(self.parts.model, options=options)
         if self.ranks.is_first:
@@ -186,7 +195,7 @@ class _Run:
         if alarm := progress.watch.see(result, settings.guards):
             self._warn(alarm)
         if result.skipped:
-            self._warn(f"loss {result.loss} and gradient {result.grad_norm} are not both finite: the step is skipped")
+            self._warn(f"not finite (loss {result.loss:.3g}, gradient {result.grad_norm:.3g}): the step is skipped")
         if progress.watch.must_roll_back(settings.guards):
             self._roll_back()
         return rate
@@ -205,14 +214,10 @@ class _Run:
         self._warn(f"{skipped} steps in a row were skipped: back to the weights of step {saved.step}, past these data")
         self._must_save = True  # when the step's row is written
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self) -> None:
         sums, self.progress.of_epoch = self.progress.of_epoch, StepSums()
-        if not sums.finite:
-            raise ModelError(
-                f"Loss or gradient of all {sums.steps} steps of epoch {epoch + 1} were not finite, so none "
-                "was taken: lower train.learning_rate, and look for broken images or weights."
-            )
-        self.progress.losses = sums.mean_losses()
+        if sums.finite:
+            self.progress.losses = sums.mean_losses()
 
     def _is_save_due(self) -> bool:
         """Whether steps or, by the clock of the first process, minutes ask for a checkpoint."""

@@ -3,6 +3,7 @@
 torchrun starts them and names each in the environment; without it there is one, and nothing is exchanged.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-d
 from lotlip.errors import ExecutorError, ParamsError
 from lotlip.model.devices import open_device
 
+SHUTDOWN_S = 600  # to finish a step and write a checkpoint, after which processes are killed
 TIMEOUT = timedelta(hours=2)  # of one exchange: while one process computes image features, the others wait
 
 
@@ -87,7 +89,7 @@ def open_ranks(device: str, processes: int = 1) -> Iterator[Ranks]:
 
     Raises:
         ParamsError: the device is not there, or there are more processes than GPUs.
-        ExecutorError: the settings ask for several processes, and this one was started alone.
+        ExecutorError: the settings ask for several processes, and this one was started alone; or another one ended.
     """
     size = int(os.environ["WORLD_SIZE"]) if is_launched() else 1
     if size == 1:
@@ -106,7 +108,12 @@ def open_ranks(device: str, processes: int = 1) -> Iterator[Ranks]:
     if not was_joined:
         on_gpu = own.type == "cuda"
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=own if on_gpu else None)
-    yield Ranks(dist.get_rank(), size, own, dist.group.WORLD)
+    try:
+        yield Ranks(dist.get_rank(), size, own, dist.group.WORLD)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise ExecutorError("Another process of this training has ended; its own message says why.") from error
+        raise
     if not was_joined:  # not after an error: others may be in an exchange, and leaving would wait for them
         dist.destroy_process_group()
 
@@ -134,7 +141,9 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> None:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
+        shutdown_timeout=SHUTDOWN_S,
     )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would tell what processes tell
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except SignalException as stopped:

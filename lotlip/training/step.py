@@ -12,7 +12,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
@@ -63,14 +65,14 @@ class StepSums:
 class Batch:
     """ids and mask of texts, int64 [B, 1 + K, L]; images: pixels [B, 3, S, S], or what a locked tower made of them.
 
-    `lengths` of the texts [B, 1 + K] are on the CPU, whatever the device. `precomputed`: images are features, [B, H]
+    `lengths` of the texts are int64 [B, 1 + K]. `precomputed`: images are features, [B, H]
     or, for token features, [B, P, H].
     """
 
     ids: Tensor
     mask: Tensor
     images: Tensor
-    lengths: Tensor
+    lengths: NDArray[np.int64]
     precomputed: bool
 
     def split(self, size: int | None) -> list["Batch"]:

@@ -10,8 +10,8 @@ from typing import Any
 class StopSignals:
     """Within the block the two signals only set `received`; `obey` then ends the process as they would have.
 
-    With `insist` a second SIGINT (Ctrl-C again) ends it at once; processes that torchrun has started get one from the
-    terminal and one from it. Elsewhere than in the main thread signals are left alone.
+    With `insist` a second one ends it at once, as when data do not come; processes that torchrun has started get one
+    from the terminal and one from it. Elsewhere than in the main thread signals are left alone.
     """
 
     def __init__(self, insist: bool = True) -> None:
@@ -40,6 +40,6 @@ class StopSignals:
         sys.exit(128 + signal.SIGTERM)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self._insist and number == self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        is_second, self.received = self.received is not None, signal.Signals(number)
+        if self._insist and is_second:
+            self.obey()

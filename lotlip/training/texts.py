@@ -1,6 +1,5 @@
 """The texts of a batch: drawn, tokenized through a cache, padded together, truncation counted."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -12,34 +11,37 @@ from lotlip.text.tokenizer import LotlipTokenizer
 CACHED_TEXTS = 500_000  # about 200 bytes each
 
 
-class TextSource:
-    """Makes ids of samples' texts: a short one, then K long ones, drawn anew at each visit.
+COUNTED = ("texts", "tokens", "truncated_texts", "lost_tokens")
 
-    `counts` adds up texts, tokens and what truncation cost over all batches made.
-    """
+
+class TextSource:
+    """Makes ids of samples' texts: a short one, then K long ones, drawn anew at each visit."""
 
     def __init__(self, tokenizer: LotlipTokenizer, recipe: TextRecipe, seed: int) -> None:
-        self.counts: Counter[str] = Counter()
         self._tokenizer = tokenizer
         self._recipe, self._seed = recipe, seed
         self._cache: dict[str, tuple[list[int], int, int]] = {}
 
-    def batch(self, samples: Sequence[Sample], visits: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Ids of the samples' texts at these visits and where there is a token, int64 [B, 1 + K, L], padded."""
+    def batch(self, samples: Sequence[Sample], visits: Sequence[int]) -> tuple[Tensor, Tensor, dict[str, int]]:
+        """Ids of the samples' texts at these visits and where there is a token, int64 [B, 1 + K, L], padded.
+
+        With them counts named in `COUNTED`: texts, tokens, and what truncation cost.
+        """
         drawn = zip(samples, visits, strict=True)
         texts = [text for sample, visit in drawn for text in draw_texts(sample, self._recipe, self._seed, visit)]
         self._fill_cache(texts)
-        rows = []
-        for text in texts:
-            ids, num_tokens, num_lost = self._cache[text]
-            rows.append(ids)
-            self.counts["tokens"] += num_tokens
-            self.counts["lost_tokens"] += num_lost
-            self.counts["truncated_texts"] += num_lost > 0
-        self.counts["texts"] += len(texts)
+        encoded = [self._cache[text] for text in texts]
+        counts = {
+            "texts": len(texts),
+            "tokens": sum(num_tokens for _, num_tokens, _ in encoded),
+            "truncated_texts": sum(num_lost > 0 for _, _, num_lost in encoded),
+            "lost_tokens": sum(num_lost for _, _, num_lost in encoded),
+        }
         shape = (len(samples), 1 + self._recipe.num_long, -1)
-        padded, mask = (torch.from_numpy(array).view(shape) for array in self._tokenizer.pad(rows))
-        return padded, mask
+        ids, mask = (
+            torch.from_numpy(array).view(shape) for array in self._tokenizer.pad([ids for ids, _, _ in encoded])
+        )
+        return ids, mask, counts
 
     def _fill_cache(self, texts: Sequence[str]) -> None:
         if len(self._cache) > CACHED_TEXTS:

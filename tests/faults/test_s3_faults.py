@@ -25,7 +25,7 @@ from lotlip.data.shards import ShardReader
 from lotlip.data.tables import read_rows
 from lotlip.data.verify.datasets import verify_dataset
 from lotlip.data.verify.repair import repair_dataset
-from lotlip.errors import DataError, StorageError
+from lotlip.errors import DataError, ModelError, StorageError
 from lotlip.params import Download, ScenesSource, load_params
 from lotlip.records import publish_folder
 from lotlip.storage import objects
@@ -217,9 +217,9 @@ class Outage(KillAt):
         objects._client_of.cache_clear()
 
 
-def checkpoint_name(folder: Path) -> str:
-    """Of the one run whose checkpoints lie in `folder`/one."""
-    return f"{next((folder / 'one/train').iterdir()).name}.pt"
+def copies(s3: S3Server, root: str) -> list[str]:
+    """URLs of a training's copies below `root`."""
+    return [found.url for found in objects.list_objects(f"{root}/checkpoints")]
 
 
 def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
@@ -236,10 +236,37 @@ def test_training_goes_on_on_another_machine_and_when_the_copy_fails(
     project.train(name="whole", work="third")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "whole")]
     assert weights[0] == weights[1]
-    s3.client().delete_object(Bucket=BUCKET, Key=f"{root.rpartition('/')[2]}/checkpoints/{checkpoint_name(tmp_path)}")
+    for url in copies(s3, root):
+        objects.delete_object(url)
     project.train(name="alone", work="fourth", callbacks=(Outage(monkeypatch),), root=root)
     assert (tmp_path / "alone" / "model.safetensors").read_bytes() == weights[0]
     assert "warning: no copy of the checkpoint" in capfd.readouterr().out
+
+
+def test_the_newest_checkpoint_is_taken_wherever_it_is(s3: S3Server, tmp_path: Path) -> None:
+    root, project = f"s3://{BUCKET}/{time.time_ns()}", Project(tmp_path)
+    often = {"checkpoints": {"every_steps": 1}}
+    for work, stops_at, starts_at in (("one", 3, 0), ("two", 9, 2), ("one", 11, 8), ("three", 12, 10)):
+        watcher = KillAt(stops_at)
+        with pytest.raises(KeyboardInterrupt):
+            project.train(work=work, callbacks=(watcher,), root=root, **often)
+        assert watcher.started_at == starts_at, work
+        (url,) = copies(s3, root)
+        assert url.endswith(f"step-{stops_at - 1:09d}.pt")
+
+
+def test_a_damaged_copy_says_where_it_is(s3: S3Server, tmp_path: Path) -> None:
+    root, project = f"s3://{BUCKET}/{time.time_ns()}", Project(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        project.train(work="one", callbacks=(KillAt(6),), root=root)
+    (url,) = copies(s3, root)
+    s3.overwrite(url, objects.read_object(url)[:1000])
+    for _ in range(2):
+        with pytest.raises(ModelError, match=f"all 1 are damaged: remove the folder, and {url.rpartition('/')[0]},"):
+            project.train(work="another", root=root)
+    watcher = KillAt(step=10**9)
+    project.train(work="one", callbacks=(watcher,), root=root)
+    assert watcher.started_at == 4
 
 
 def test_shards_with_equal_bytes_are_one_object_and_whole(s3: S3Server, tmp_path: Path) -> None:

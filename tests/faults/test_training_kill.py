@@ -15,7 +15,7 @@ import torch
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader
 from lotlip.data.loading.order import EpochOrder
-from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.pixels import PixelSource, SamplePixels
 from lotlip.errors import ExecutorError
 from lotlip.params import Method
 from tests.training.tiny_training import LOTLIP, UNLOCKED, KillAt, Project, run_script
@@ -125,9 +125,10 @@ def die(data: bytes, rng: random.Random) -> torch.Tensor:
 
 
 def open_loader(project: Project, transform, num_workers: int) -> Loader:
-    source = PixelSource(ImageReader([project.images], project.folder / "spans"), transform, seed=0)
+    pixels = PixelSource(ImageReader([project.images], project.folder / "spans"), transform, seed=0)
+    source = SamplePixels(project.samples, pixels)
     order = EpochOrder(project.samples.shards, seed=0)
-    return Loader(project.samples, order, batch_size=4, num_epochs=2, pixels=source, num_workers=num_workers)
+    return Loader(project.samples, order, batch_size=4, num_epochs=2, source=source, num_workers=num_workers)
 
 
 def test_a_killed_worker_is_replaced_without_losing_or_repeating_a_sample(
@@ -148,7 +149,7 @@ def test_a_killed_worker_is_replaced_without_losing_or_repeating_a_sample(
     for a, b in zip(expected, found, strict=True):
         assert (a.epoch, a.number) == (b.epoch, b.number)
         np.testing.assert_array_equal(a.indices, b.indices)
-        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.content, b.content)
     for epoch in range(2):
         seen = np.concatenate([batch.indices for batch in found if batch.epoch == epoch])
         assert sorted(seen) == list(range(64))

@@ -84,7 +84,7 @@ def test_a_step_that_is_not_finite_changes_nothing(project: Project) -> None:
     before = {name: p.clone() for name, p in parts.model.named_parameters()}
 
     def step(images: torch.Tensor) -> StepResult:
-        batch = Batch(ids, mask, images, mask.sum(dim=-1), precomputed=True)
+        batch = Batch(ids, mask, images, mask.sum(dim=-1).numpy(), precomputed=True)
         return train_step(network, optimizer, batch, settings, LOTLIP, 1e-2, alone, torch.manual_seed)
 
     images = torch.randn(4, 16)

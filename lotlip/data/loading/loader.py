@@ -8,10 +8,11 @@ The limit is decoding: a JPEG of 448 pixels and 27 kB, decoded, resized and crop
 (`benchmarks/bench_loader.py`, beside other work), so a core feeds 200 to 330 images a second, whatever hands them on.
 """
 
+import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +23,9 @@ from torch import Tensor
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 from torch.utils.data import DataLoader, Dataset
 
-from lotlip.data.loading.order import EpochOrder
-from lotlip.data.loading.pixels import PixelSource, Wanted
+from lotlip.data.loading.order import Draws, EpochOrder
 from lotlip.data.loading.sample_table import SampleTable
-from lotlip.errors import DataError, ExecutorError
+from lotlip.errors import DataError, ExecutorError, LotlipError
 
 MAX_DEATHS = 3  # of workers, without a batch in between
 
@@ -34,15 +34,15 @@ MAX_DEATHS = 3  # of workers, without a batch in between
 class SampleBatch:
     """This rank's part of batch `number` of epoch `epoch`, both from 0.
 
-    `indices` of the samples and their earlier `visits`, int64 [B]; `pixels` float32 [B, 3, S, S], or None where the
-    loader was given none to make.
+    `indices` of the samples and their earlier `visits`, int64 [B]; `content` is what the loader's source makes of
+    them, None without one.
     """
 
     epoch: int
     number: int
     indices: NDArray[np.int64]
     visits: NDArray[np.int64]
-    pixels: Tensor | None = None
+    content: Any = None
 
 
 class Loader:
@@ -55,9 +55,10 @@ class Loader:
         order: of each epoch.
         batch_size: of all ranks together.
         num_epochs: after so many it ends.
-        pixels: makes the images; None: batches are indices alone, for features that are there already.
-        num_workers: processes that make them; 0: this one.
-        device: where pixels go; to a GPU, while the batch before is at work there.
+        source: makes what a batch holds of its `Draws`: a tensor, or a named tuple of them and of other things; an
+            error of the user is returned. None: batches are indices alone.
+        num_workers: processes in which it does; 0: this one.
+        device: where tensors go if it is a GPU, while the batch before is at work there.
         rank: of this process, from 0.
         world_size: number of ranks.
 
@@ -72,7 +73,7 @@ class Loader:
         *,
         batch_size: int,
         num_epochs: int,
-        pixels: PixelSource | None = None,
+        source: Dataset[Any] | None = None,
         num_workers: int = 0,
         device: torch.device | None = None,
         rank: int = 0,
@@ -87,7 +88,7 @@ class Loader:
             raise DataError(f"{world_size} processes cannot share train.batch_size {batch_size}: make it a multiple.")
         self.batches_per_epoch = len(samples) // batch_size
         self.dropped_per_epoch = len(samples) % batch_size
-        self._samples, self._order, self._pixels = samples, order, pixels
+        self._samples, self._order, self._source = samples, order, source
         self._batch_size, self._num_epochs, self._num_workers = batch_size, num_epochs, num_workers
         self._device = device or torch.device("cpu")
         self._rank, self._world_size = rank, world_size
@@ -136,15 +137,15 @@ class Loader:
                 where = f"before batch {state['batch'] + 1} of epoch {state['epoch'] + 1}"
                 if deaths == MAX_DEATHS:
                     raise ExecutorError(
-                        f"Workers that decode images died {deaths} times in a row {where} ({error}): give them more "
-                        "memory or lower train.num_workers; with 0 the training process decodes, and shows why."
+                        f"Workers that make batches died {deaths} times in a row {where} ({error}): give them more "
+                        "memory or lower train.num_workers; with 0 the training process does it, and shows why."
                     ) from error
                 print(f"{error} {where}: started again", flush=True)
 
     def _loaded(self) -> Iterator[SampleBatch]:
-        if self._pixels is None:
+        if self._source is None:
             return self._planned()
-        batches = self._decoded(self._pixels)
+        batches = self._made(self._source)
         return _copied_ahead(batches, self._device) if self._device.type == "cuda" else batches
 
     def _planned(self) -> Iterator[SampleBatch]:
@@ -157,19 +158,18 @@ class Loader:
                 part = draws[start : start + share]
                 yield SampleBatch(epoch, number, part.indices, part.visits)
 
-    def _decoded(self, source: PixelSource) -> Iterator[SampleBatch]:
+    def _made(self, source: Dataset[Any]) -> Iterator[SampleBatch]:
         handed_over: deque[SampleBatch] = deque()
 
-        def tasks() -> Iterator[list[Wanted]]:
+        def tasks() -> Iterator[Draws]:
             for batch in self._planned():
                 handed_over.append(batch)
-                chosen = zip(self._samples.take(batch.indices), batch.visits.tolist(), strict=True)
-                yield [(sample.shard, sample.key, visit) for sample, visit in chosen]
+                yield Draws(batch.indices, batch.visits)
 
-        for pixels in load_ahead(source, tasks(), self._num_workers, self._device.type == "cuda"):
-            if isinstance(pixels, DataError):
-                raise pixels
-            yield replace(handed_over.popleft(), pixels=pixels)
+        for content in load_ahead(source, tasks(), self._num_workers, self._device.type == "cuda"):
+            if isinstance(content, LotlipError):
+                raise content
+            yield replace(handed_over.popleft(), content=content)
 
 
 def load_ahead(dataset: Dataset[Any], tasks: Iterator[Any], num_workers: int, pin_memory: bool) -> Iterator[Any]:
@@ -182,6 +182,7 @@ def load_ahead(dataset: Dataset[Any], tasks: Iterator[Any], num_workers: int, pi
         dataset,
         sampler=tasks,
         batch_size=None,  # a task is a whole batch already
+        collate_fn=_as_it_is,
         num_workers=num_workers,
         # Forked, as they touch neither GPU nor model: any transform will do, and starting them takes no time.
         multiprocessing_context="fork" if num_workers else None,
@@ -190,6 +191,10 @@ def load_ahead(dataset: Dataset[Any], tasks: Iterator[Any], num_workers: int, pi
         generator=torch.Generator(),  # of its own, or it would take from the random numbers of dropout
     )
     return _start(loader)
+
+
+def _as_it_is(content: Any) -> Any:
+    return content
 
 
 def is_death(error: Exception) -> bool:
@@ -206,6 +211,7 @@ def _leave_signals_to_parent(_: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker is one of many
     _prctl_pr_set_pdeathsig(signal.SIGKILL)
 
 
@@ -227,9 +233,9 @@ def _copied_ahead(batches: Iterator[SampleBatch], device: torch.device) -> Itera
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     ahead: deque[tuple[SampleBatch, torch.cuda.Event]] = deque()
     for batch in batches:
-        assert batch.pixels is not None
         with torch.cuda.stream(stream):
-            ahead.append((replace(batch, pixels=batch.pixels.to(device, non_blocking=True)), stream.record_event()))
+            content = _each_tensor(batch.content, lambda tensor: tensor.to(device, non_blocking=True))
+            ahead.append((replace(batch, content=content), stream.record_event()))
         if len(ahead) == 2:
             yield _arrived(*ahead.popleft(), device)
     while ahead:
@@ -239,6 +245,15 @@ def _copied_ahead(batches: Iterator[SampleBatch], device: torch.device) -> Itera
 def _arrived(batch: SampleBatch, copied: torch.cuda.Event, device: torch.device) -> SampleBatch:
     current = torch.cuda.current_stream(device)
     current.wait_event(copied)
-    assert batch.pixels is not None
-    batch.pixels.record_stream(current)
-    return batch
+
+    def used_here(tensor: Tensor) -> Tensor:
+        tensor.record_stream(current)
+        return tensor
+
+    return replace(batch, content=_each_tensor(batch.content, used_here))
+
+
+def _each_tensor(content: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(content, tuple):
+        return type(content)(*(_each_tensor(part, function) for part in content))
+    return function(content) if isinstance(content, Tensor) else content

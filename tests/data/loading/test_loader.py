@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lotlip.data.loading.image_reader import ImageReader
 from lotlip.data.loading.loader import Loader, SampleBatch
 from lotlip.data.loading.order import EpochOrder
-from lotlip.data.loading.pixels import PixelSource
+from lotlip.data.loading.pixels import PixelSource, SamplePixels
 from lotlip.data.loading.sample_table import SampleTable
 from lotlip.data.loading.samples import Sample
 from lotlip.data.manifest import Manifest, Shard, describe_file, write_manifest
@@ -60,15 +60,17 @@ def open_loader(
 ) -> Loader:
     samples, images = stored
     order = order or EpochOrder(samples.shards, 1, "shards", 2)
-    pixels = None if folder is None else PixelSource(ImageReader([images], folder), transform, seed=1)
-    return Loader(samples, order, **{"batch_size": 4, "num_epochs": 3, "pixels": pixels, **changes})
+    source = None
+    if folder is not None:
+        source = SamplePixels(samples, PixelSource(ImageReader([images], folder), transform, seed=1))
+    return Loader(samples, order, **{"batch_size": 4, "num_epochs": 3, "source": source, **changes})
 
 
 def content(batches: list[SampleBatch]) -> list[tuple]:
     return [
         (
             b.epoch, b.number, b.indices.tolist(), b.visits.tolist(),
-            None if b.pixels is None else b.pixels.tolist(),
+            None if b.content is None else b.content.tolist(),
         )
         for b in batches
     ]  # fmt: skip
@@ -90,7 +92,7 @@ def test_each_batch_holds_the_images_of_its_samples(stored: tuple[SampleTable, M
     assert [(b.epoch, b.number) for b in batches] == [(e, n) for e in range(3) for n in range(NUM // 4)]
     numbers = set()
     for batch in batches:
-        for index, row in zip(batch.indices, batch.pixels, strict=True):
+        for index, row in zip(batch.indices, batch.content, strict=True):
             assert bytes(row[:-1].to(torch.uint8).tolist()).rstrip() == payload(samples[index])
             numbers.add(row[-1].item())
     assert len(numbers) == 3 * 20, "an image's random numbers are its own at each visit"
@@ -117,7 +119,7 @@ def test_ranks_share_each_global_batch(stored: tuple[SampleTable, Manifest], tmp
         for batch, *parts in zip(whole, *ranks, strict=True):
             assert {(part.epoch, part.number) for part in parts} == {(batch.epoch, batch.number)}
             np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
-            assert torch.equal(torch.cat([part.pixels for part in parts]), batch.pixels)
+            assert torch.equal(torch.cat([part.content for part in parts]), batch.content)
         if not order.quotas:
             for epoch in range(3):
                 seen = np.concatenate([part.indices for parts in ranks for part in parts if part.epoch == epoch])
@@ -231,7 +233,7 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(
     loader = open_loader(stored, tmp_path, num_workers=num_workers, device=torch.device("cuda"))
     found = []
     for number, batch in enumerate(loader, start=1):
-        assert batch.pixels.is_cuda
+        assert batch.content.is_cuda
         found.append(batch)
         assert loader.state_dict()["batch"] == number % (NUM // 4), "what is copied ahead is not counted"
     assert content(found) == expected
