@@ -8,12 +8,15 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from safetensors import SafetensorError
 
 from lotlip.errors import DataError
 
@@ -149,12 +152,19 @@ def disk_errors(work: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
+    except (OSError, SafetensorError) as error:
+        if _errno(error) not in _DISK_FULL:
             raise
         raise DataError(
             f"No space left on the disk ({error}): free some and run again; {work} keeps what is finished."
         ) from error
+
+
+def _errno(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors' way to say it
+    return int(found[1]) if found else None
 
 
 def _old(folder: Path) -> Path:

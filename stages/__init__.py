@@ -16,7 +16,8 @@ def run(main: Callable[..., None]) -> None:
     try:
         main(*sys.argv[1:])
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, the same command goes on", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print("interrupted: what is finished is kept, the same command goes on", file=sys.stderr)
         sys.exit(130)
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)

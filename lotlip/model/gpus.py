@@ -12,10 +12,10 @@ from lotlip.params import Precision
 
 @dataclass(frozen=True)
 class Gpu:
-    """Dense peaks in FLOP/s: of 16-bit products (bfloat16; on V100, which lacks it, float16), of TF32 products (None:
-    there are none), of float32 and float64 without tensor cores; memory in bytes, as the sheet names it."""
+    """Dense peaks in FLOP/s: of products in bfloat16 and in TF32 (None: there are none), of float32 and float64
+    without tensor cores; memory in bytes, as the sheet names it."""
 
-    half: float
+    bfloat16: float | None
     tf32: float | None
     float32: float
     float64: float
@@ -36,9 +36,9 @@ PEAK_FLOPS = {
     "L4": Gpu(121e12, 60e12, 30.3e12, 0.47e12, 24e9),
     "A10": Gpu(125e12, 62.5e12, 31.2e12, 0.98e12, 24e9),
     "RTX 4090": Gpu(165.2e12, 82.6e12, 82.6e12, 1.3e12, 24e9),
-    "V100 PCIE": Gpu(112e12, None, 14e12, 7e12, 32e9),
-    "V100 16GB": Gpu(125e12, None, 15.7e12, 7.8e12, 16e9),
-    "V100": Gpu(125e12, None, 15.7e12, 7.8e12, 32e9),
+    "V100 PCIE": Gpu(None, None, 14e12, 7e12, 32e9),
+    "V100 16GB": Gpu(None, None, 15.7e12, 7.8e12, 16e9),
+    "V100": Gpu(None, None, 15.7e12, 7.8e12, 32e9),
 }
 _OTHERS = {"LAPTOP", "MIG", "D"}  # parts and variants of the same name that can do less
 
@@ -52,7 +52,7 @@ def find_gpu(device_name: str) -> Gpu | None:
 
 
 def peak_flops(device_name: str, precision: Precision, *, tf32: bool = True) -> float | None:
-    """The dense peak of a device in FLOP/s; None where it is not known.
+    """The dense peak of a device in FLOP/s; None where it is not known, or there is no such product.
 
     Args:
         device_name: as `torch.cuda.get_device_name()` gives it, or a part of it.
@@ -63,7 +63,7 @@ def peak_flops(device_name: str, precision: Precision, *, tf32: bool = True) -> 
     if gpu is None:
         return None
     if precision == "bfloat16":
-        return gpu.half
+        return gpu.bfloat16
     if precision == "float64":
         return gpu.float64
     return gpu.tf32 if tf32 and gpu.tf32 is not None else gpu.float32

@@ -31,7 +31,9 @@ def problems(error: ValidationError, values: dict[str, Any], top: type[Section])
         elif problem["type"] == "missing":
             lines.append(f"{dotted}: missing")
         else:
-            lines.append(f"{dotted}: {problem['msg']}, got {problem['input']!r}")
+            message = problem["msg"].removeprefix("Value error, ")
+            is_section = isinstance(problem["input"], dict | Section)  # whose message names what is wrong in it
+            lines.append(f"{dotted}: {message}" + ("" if is_section else f", got {problem['input']!r}"))
     return lines
 
 

@@ -27,10 +27,10 @@ LABELS = {
     "short_gflops": "  short text, forward and backward",
     "long_gflops": "  long texts, forward and backward",
     "loss_gflops": "  loss",
-    "again_gflops": "  and computed again to save memory",
+    "again_gflops": "computed again, to save memory",
     "pairs_per_s": "pairs/s, one GPU",
     "all_pairs_per_s": "pairs/s, all GPUs",
-    "decoded_per_s": "images to decode a second, for all",
+    "cores": "CPU cores that make these batches",
     "steps_per_epoch": "steps an epoch",
     "steps": "steps",
     "warmup_steps": "steps of warm-up",
@@ -51,6 +51,11 @@ LABELS = {
     "features_disk_gb": "GB of image features on disk",
     "checkpoints_disk_gb": "GB of checkpoints on disk",
 }
+
+
+# What a core of the machine of LOG.md does: JPEGs of 448 px decoded and resized (benchmarks/bench_loader.py), ids of
+# texts drawn and tokenized.
+DECODED_PER_S, IDS_PER_S = 250, 300_000
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ def _plan(
     work = _image_work(settings, method)
     flops = step_flops(config, lengths.short, lengths.long, image=work, batch_size=settings.batch_size)
     peak = peak_flops(request.gpu, compute.precision, tf32=compute.tf32)
-    assert peak is not None  # the GPU is known
+    if peak is None:
+        raise ParamsError(f"{request.gpu} computes no products in {compute.precision}: set train.compute.precision.")
     num = len(lengths.short)
     again = _computed_again(flops, settings, work)
     pairs_per_s = request.utilisation * peak / ((flops.total + again) / num)
@@ -128,8 +134,12 @@ def _plan(
     if work == "cached":
         locked = step_flops(config, lengths.short, [], image="locked", batch_size=1).image_forward
         crops = pairs * settings.cached_crops
-        feature_hours = crops * locked / num / (request.utilisation * peak * compute.processes) / 3600
+        of_gpus = request.utilisation * peak * compute.processes / (locked / num)  # crops a second
+        of_cores = DECODED_PER_S * compute.processes * max(1, settings.num_workers)
+        feature_hours = crops / min(of_gpus, of_cores) / 3600
     memory = _memory(checked, settings, method, lengths)
+    ids = float(lengths.short.sum() + lengths.long.sum()) / num
+    core_s = ids / IDS_PER_S + (0.0 if work == "cached" else 1 / DECODED_PER_S)  # of a pair
     plan = {
         "image_tower": "locked, cached" if work == "cached" else method.image_tower,
         "text_tower": method.text_tower + ("" if settings.text_tower else ", fresh"),
@@ -137,7 +147,7 @@ def _plan(
         "locked_m": checked.model.num_locked / 1e6,
         "short_ids": float(lengths.short.mean()),
         "long_ids": float(lengths.long.mean()) if len(lengths.long) else 0.0,
-        "pair_ids": float(lengths.short.sum() + lengths.long.sum()) / num,
+        "pair_ids": ids,
         "gflops": flops.total / num / 1e9,
         "image_forward_gflops": flops.image_forward / num / 1e9,
         "image_backward_gflops": flops.image_backward / num / 1e9,
@@ -147,7 +157,7 @@ def _plan(
         "again_gflops": again / num / 1e9,
         "pairs_per_s": pairs_per_s,
         "all_pairs_per_s": pairs_per_s * compute.processes,
-        "decoded_per_s": 0.0 if work == "cached" else pairs_per_s * compute.processes,
+        "cores": pairs_per_s * compute.processes * core_s,
         "steps_per_epoch": steps_per_epoch,
         "steps": steps,
         "warmup_steps": warmup_steps(settings, steps),
@@ -163,6 +173,12 @@ def _plan(
         "checkpoints_disk_gb": checked.checkpoint_bytes / 1e9,
     }
     advice = [] if memory.total <= gpu.memory else [_advice(checked, settings, method, lengths, gpu)]
+    workers = compute.processes * max(1, settings.num_workers)
+    if plan["cores"] > workers:
+        advice.append(
+            f"{workers} processes make batches (train.num_workers {settings.num_workers} each), and the GPUs want "
+            f"{plan['cores']:,.0f} cores for that: with no more, training takes {plan['cores'] / workers:.1f} x as long"
+        )
     return plan, advice
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -168,6 +169,9 @@ class Checkpoints:
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
+            with ZipFile(path) as parts:  # torch writes checksums and does not look at them
+                if (damaged := parts.testzip()) is not None:
+                    raise ValueError(f"another checksum of {damaged}")
             record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             config = record["config"]
         except Exception as error:  # torch raises many unrelated types on damaged files

@@ -63,18 +63,24 @@ def note_run(folder: Path, name: str, config: Mapping[str, Any]) -> str | None:
         return None
     others = []
     for path in folder.parent.glob("*/run.json"):
-        steps = sorted(path.parent.glob("step-*.pt"))
+        step = max((int(file.stem.partition("-")[2]) for file in path.parent.glob("step-*.pt")), default=0)
         found = read_json(path)
-        if found["name"] == name and steps and not (path.parent / COMPLETE).exists():
-            others.append((path.stat().st_mtime, steps[-1].stem.partition("-")[2], found["config"], path.parent))
+        if found["name"] == name and step and not (path.parent / COMPLETE).exists():
+            others.append((path.stat().st_mtime, step, found["config"], path.parent))
     write_json(folder / "run.json", {"name": name, "config": dict(config)})
     if not others:
         return None
     _, step, old, where = max(others, key=lambda other: other[0])
+    changes = differences(_without_weights(old), _without_weights(config))
     return (
-        f"an unfinished run stands at step {int(step)} in {where} and is not resumed, for it has other settings: "
-        f"{'; '.join(differences(old, config))}"
+        f"an unfinished run stands at step {step} in {where} and is not resumed, for it has other settings: "
+        f"{'; '.join(changes) or 'initial weights'}. Set them back to go on with it, or remove its folder"
     )
+
+
+def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that the first weights follow from say more than their hash."""
+    return {name: value for name, value in config.items() if name != "initial_weights"}
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

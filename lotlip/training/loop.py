@@ -23,7 +23,7 @@ from lotlip.errors import ModelError
 from lotlip.model.build import Parts, build_model
 from lotlip.model.processor import LotlipProcessor
 from lotlip.params import Method, Train
-from lotlip.records import publish_folder
+from lotlip.records import disk_errors, publish_folder
 from lotlip.storage.leases import at_work
 from lotlip.storage.objects import join
 from lotlip.training.callbacks import Callback
@@ -83,7 +83,7 @@ def train(
     with open_ranks(settings.device, compute.processes) as ranks, numerics(compute, ranks.device):
         alone = at_work(work / "locks" / out.name, root) if ranks.is_first else nullcontext()
         gpus = [ranks.device] if ranks.device.type == "cuda" else []  # no others, or each process would wake them all
-        with alone, torch.random.fork_rng(gpus):
+        with alone, disk_errors(work / "train"), torch.random.fork_rng(gpus):
             torch.manual_seed(settings.seed)
             parts = build_model(settings, method)
             heard = callbacks if ranks.is_first else ()
@@ -177,6 +177,10 @@ class _Run:
             self.progress = saved
             assert saved.data is not None  # every checkpoint says where its loader stood
             self.inputs.loader.load_state_dict(saved.data)
+        if self.ranks.size > 1:
+            self._note(f"{self.ranks.size} processes on {self.ranks.device.type}, {self.settings.compute.sharding}")
+        if self.progress.step == self.num_steps:
+            self._note("all steps are done already; the model is written again")
         self.journal.start(self.progress.step, self.num_steps)
         self._saved_at, self._must_save = time.monotonic(), False
         if saved is None:
@@ -234,6 +238,10 @@ class _Run:
         self.progress.data = self.inputs.loader.state_dict()
         self.checkpoints.save(self.parts.model, self.optimizer, self.progress)
         self._saved_at, self._must_save = time.monotonic(), False
+
+    def _note(self, text: str) -> None:
+        if self.ranks.is_first:
+            print(f"train {self.name}: {text}", flush=True)
 
     def _warn(self, text: str) -> None:
         self.journal.warn(self.progress.step, text)

@@ -151,8 +151,12 @@ def launch(module: str, arguments: Sequence[str], processes: int) -> None:
     except ChildFailedError as failed:
         _, failure = failed.get_first_failure()
         if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
             print(
-                f"error: process {failure.local_rank} died ({signal.Signals(-failure.exitcode).name})", file=sys.stderr
+                f"error: process {failure.local_rank} died ({name}{hint}): the same command goes on from the last "
+                "checkpoint",
+                file=sys.stderr,
             )
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
 

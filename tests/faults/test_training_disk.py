@@ -34,4 +34,17 @@ def test_a_disk_that_is_full_from_the_start_shows_before_the_first_step(tmp_path
     full = run_script(tmp_path, [{}], most_bytes=20_000)
     assert full.returncode == 1
     assert "No space left on the disk" in full.stderr
+    assert "work/train keeps what is finished" in full.stderr
     assert not list(tmp_path.glob("work/train/*/step-*"))
+
+
+def test_a_disk_that_is_full_when_the_model_is_written(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.train(name="whole")
+    full = run_script(tmp_path, [{}], most_bytes=20_000)  # all steps are done
+    assert full.returncode == 1
+    assert "No space left on the disk" in full.stderr
+    assert full.stderr.splitlines()[-1].startswith("lotlip.errors.DataError: No space left on the disk")
+    assert not (tmp_path / "model").exists()
+    project.train()
+    assert weights(tmp_path) == weights(tmp_path, "whole")

@@ -80,7 +80,11 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
     assert plan["all_pairs_per_s"] == pytest.approx(8 * speed)
     assert (plan["steps_per_epoch"], plan["steps"], plan["warmup_steps"]) == (1464, 2928, 1000)
     assert plan["hours"] == pytest.approx(2928 * 2048 / (8 * speed) / 3600)
-    assert plan["feature_hours"] == pytest.approx(3_000_000 * 35.1e9 / (4 * 989.5e12) / 3600, rel=0.01)
+    assert plan["feature_hours"] == pytest.approx(3_000_000 / (250 * 8 * 12) / 3600), "decoding is the limit"
+    fed = real_params(tmp_path, CC3M_16, "train.epochs=2", "train.cached_crops=1", "train.num_workers=1000")
+    of_gpus = plan_training(fed, ["lotlip"], request, tmp_path).methods["lotlip"]["feature_hours"]
+    assert of_gpus == pytest.approx(3_000_000 * 35.1e9 / (4 * 989.5e12) / 3600, rel=0.01)
+    assert plan["cores"] == pytest.approx(8 * speed * 226 / 300_000)
     assert plan["gpu_hours"] == pytest.approx(8 * (plan["hours"] + plan["feature_hours"]))
     trained = 109_482_240 + 2 * 768 + 768**2 + 1
     assert (plan["trained_m"], plan["locked_m"]) == (trained / 1e6, 85.798656)

@@ -164,6 +164,20 @@ def test_an_error_of_several_processes_is_one_message(workspace: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_an_error_of_one_process_is_not_buried_under_the_others(workspace: Path) -> None:
+    change(compute={"processes": 2})
+    (tar, *_) = sorted(Path("data/images/scenes").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:5000])
+    failed = stage("lit")
+    _, errors = failed.communicate(timeout=120)
+    assert failed.returncode == 1
+    assert tar.name in errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if line]
+    assert all(line.startswith("error: ") for line in lines), errors
+    assert len(lines) == len(set(lines)) <= 2, errors
+
+
 def test_errors(workspace: Path) -> None:
     with pytest.raises(ParamsError, match=r"no method 'lotlipp'.* it has lit, lit_long, lotlip"):
         train.main("lotlipp")

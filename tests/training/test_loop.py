@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -106,12 +107,25 @@ def test_a_damaged_image_names_its_shard_and_key(project: Project) -> None:
             project.train(UNLOCKED, num_workers=num_workers)
 
 
-def test_of_a_damaged_checkpoint_the_one_before_is_taken(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def cut(data: bytes) -> bytes:
+    return data[:1000]
+
+
+def flip(data: bytes) -> bytes:
+    """One bit in the middle of the weights."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(
+    project: Project, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+) -> None:
     expected = project.train(name="whole", work="whole")
     with pytest.raises(KeyboardInterrupt):
         project.train(callbacks=(KillAt(10),), checkpoints={"every_steps": 3})
     newest = max(project.folder.glob("work/train/*/step-*.pt"))
-    newest.write_bytes(newest.read_bytes()[:1000])
+    newest.write_bytes(damage(newest.read_bytes()))
     watcher = KillAt(step=10**9)
     assert project.train(callbacks=(watcher,)) == expected
     assert watcher.started_at == 8

@@ -70,6 +70,7 @@ def write_sidecar(path: Path, keys: Sequence[str], features: NDArray[np.float16]
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)
+        temporary.chmod(0o644)  # as other files here: safetensors lets nobody else read
 
 
 def open_sidecar(path: Path) -> Sidecar:
