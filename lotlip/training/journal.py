@@ -39,6 +39,7 @@ class Journal:
 
     def start(self, step: int, num_steps: int) -> None:
         """Training starts, or goes on, after `step`."""
+        self.meter.restart()
         for callback in self._callbacks:
             callback.on_start(step, num_steps)
 

@@ -17,9 +17,10 @@ class Meter:
 
     def __init__(self, peak_flops: float | None) -> None:
         self._peak_flops = peak_flops
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Measure from now on."""
         self._pairs, self._tokens, self._flops, self._waited_s = 0, 0, 0.0, 0.0
         self._started_at = time.monotonic()
 
@@ -47,7 +48,7 @@ class Meter:
         }
         if self._peak_flops is not None:
             found["flop_utilisation"] = flops / elapsed_s / (self._peak_flops * ranks.size)
-        self._restart()
+        self.restart()
         return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
