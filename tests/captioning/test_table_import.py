@@ -185,7 +185,7 @@ def test_the_command_and_the_stage_write_the_same_bytes(workspace: Path) -> None
     assert folder_bytes(Path("mine")) == folder_bytes(Path("data/captions/dreamlip_ib"))
     done = lotlip("caption", "data/images/web", "again", "--captioner", "dreamlip_ib")
     assert folder_bytes(Path("again")) == folder_bytes(Path("mine")), done.stderr
-    done = lotlip("plan", "--images", "100")
+    done = lotlip("plan", "recaption", "--images", "100")
     assert done.returncode == 0
     assert "dreamlip_sv: imported from dreamlip.csv, nothing to generate." in done.stderr
     done = lotlip("import-captions", "dreamlip.csv", "data/images/web", "new", *columns, "--max-failed-share", "0.1")

@@ -59,7 +59,7 @@ def test_the_first_filter_that_leaves_a_row_out_is_told() -> None:
 def test_filters_of_params(tmp_path: Path) -> None:
     source = {"kind": "url_table", "path": "t.tsv", "layout": "cc3m"}
     for rules, message in (
-        ({"n": {}}, "sources.a.filters.n: Value error, a filter needs one of min, max, in, not_in"),
+        ({"n": {}}, "sources.a.filters.n: a filter needs one of min, max, in, not_in"),
         ({"n": {"mx": 1}}, "sources.a.filters.n.mx: unknown key"),
         ({"n": {"in": [False]}}, "sources.a.filters.n.in"),  # YAML's `no`
     ):
