@@ -123,7 +123,7 @@ class Checkpoints:
 
     def newest(self) -> int:
         """Step of the newest checkpoint; there must be one."""
-        return self._steps()[-1]
+        return saved_steps(self.folder)[-1]
 
     def complete(self) -> None:
         """Note that the run is complete, and remove all checkpoints but the newest."""
@@ -132,11 +132,8 @@ class Checkpoints:
             damaged.unlink()
         write_text(self.folder / COMPLETE, "")
 
-    def _steps(self) -> list[int]:
-        return sorted(_step(path.name) for path in self.folder.glob("step-*.pt"))
-
     def _remove_all_but(self, keep: int) -> None:
-        for step in self._steps()[:-keep]:
+        for step in saved_steps(self.folder)[:-keep]:
             self._path(step).unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
@@ -145,7 +142,7 @@ class Checkpoints:
     def _newest(self) -> dict[str, Any] | None:
         if self._copies is not None:
             self._fetch_newer(self._copies)
-        steps = self._steps()
+        steps = saved_steps(self.folder)
         for step in reversed(steps):
             path = self._path(step)
             try:
@@ -164,7 +161,7 @@ class Checkpoints:
     def _fetch_newer(self, copies: str) -> None:
         """Download the newest copy, if it is newer than what is here: another machine went on with this run."""
         found = {_step(copy.url): copy.url for copy in list_objects(copies)}
-        if found and max(found) > max(self._steps(), default=-1):
+        if found and max(found) > max(saved_steps(self.folder), default=-1):
             download(found[max(found)], self._path(max(found)))
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -182,6 +179,11 @@ class Checkpoints:
                 "them as they were."
             )
         return record
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of which a run's folder has a checkpoint, rising."""
+    return sorted(_step(path.name) for path in folder.glob("step-*.pt"))
 
 
 def _step(name: str) -> int:

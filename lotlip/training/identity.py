@@ -10,10 +10,10 @@ from lotlip.data.manifest import Manifest
 from lotlip.model.build import Parts
 from lotlip.params import Method, Train
 from lotlip.records import content_key, read_json, write_json
-from lotlip.training.checkpoint import COMPLETE, differences
+from lotlip.training.checkpoint import COMPLETE, differences, saved_steps
 from lotlip.training.features.cache import weights_hash
 
-TRAIN_VERSION = 3  # raise it when the same settings and samples would give other weights
+TRAIN_VERSION = 4  # raise it when the same settings and samples would give other weights
 # With these settings results stay what they are, but for rounding and the draws of dropout: so a run may go on with
 # other ones, on other machines.
 NO_RESULT_CHANGES = {
@@ -63,7 +63,7 @@ def note_run(folder: Path, name: str, config: Mapping[str, Any]) -> str | None:
         return None
     others = []
     for path in folder.parent.glob("*/run.json"):
-        step = max((int(file.stem.partition("-")[2]) for file in path.parent.glob("step-*.pt")), default=0)
+        step = max(saved_steps(path.parent), default=0)
         found = read_json(path)
         if found["name"] == name and step and not (path.parent / COMPLETE).exists():
             others.append((path.stat().st_mtime, step, found["config"], path.parent))

@@ -41,15 +41,13 @@ class StepResult:
 
 @dataclass
 class StepSums:
-    """Sums over steps, of which the `finite` ones count: the loss of each text slot, and the gradient's norm."""
+    """Sums over the steps that were `finite`: the loss of each text slot, and the gradient's norm."""
 
-    steps: int = 0
     finite: int = 0
     slot_losses: list[float] = field(default_factory=list)
     grad_norm: float = 0.0
 
     def add(self, result: StepResult) -> None:
-        self.steps += 1
         if not result.skipped:
             before = self.slot_losses or [0.0] * len(result.slot_losses)
             self.slot_losses = [a + b for a, b in zip(before, result.slot_losses, strict=True)]
@@ -65,8 +63,8 @@ class StepSums:
 class Batch:
     """ids and mask of texts, int64 [B, 1 + K, L]; images: pixels [B, 3, S, S], or what a locked tower made of them.
 
-    `lengths` of the texts are int64 [B, 1 + K]. `precomputed`: images are features, [B, H]
-    or, for token features, [B, P, H].
+    `lengths` of the texts are int64 [B, 1 + K]. `precomputed`: images are features, [B, H] or, for token features,
+    [B, P, H].
     """
 
     ids: Tensor

@@ -9,6 +9,7 @@ from tests.training.tiny_training import Project
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
+    """With another number sums are added up in another order, and results differ in their last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
