@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
@@ -50,9 +50,28 @@ def reproduce(stage: str, root: Path, on_line: Callable[[str], object], force: b
         BusyError: DVC is locked by another run.
     """
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage] + ["--force"] * force
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
     outcome: Outcome = "ran"
-    with _process(command, root) as process:
+
+    def hear(line: str) -> None:
+        nonlocal outcome
+        on_line(line)
+        outcome = _outcome(stage, line) or outcome
+
+    run_lines(command, root, hear, stage)
+    return outcome
+
+
+def run_lines(
+    command: Sequence[str], root: Path, on_line: Callable[[str], object], what: str, environment: Mapping[str, str] = {}
+) -> None:
+    """Run a command of DVC's, or of this project's, in the folder `root` to its end, passing on its lines.
+
+    Raises:
+        StageError: it failed; the message names `what` failed.
+        BusyError: DVC is locked by another run.
+    """
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    with _process(command, root, environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             text = line.rstrip()
@@ -60,11 +79,9 @@ def reproduce(stage: str, root: Path, on_line: Callable[[str], object], force: b
                 continue
             on_line(text)
             tail.append(text)
-            outcome = _outcome(stage, text) or outcome
         status = process.wait()
     if status != 0:
-        raise _failure(stage, status, list(tail))
-    return outcome
+        raise _failure(what, status, list(tail))
 
 
 @contextmanager
@@ -93,12 +110,12 @@ def only_run(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _process(command: list[str], root: Path) -> "Iterator[subprocess.Popen[str]]":
+def _process(command: Sequence[str], root: Path, environment: Mapping[str, str]) -> "Iterator[subprocess.Popen[str]]":
     """A process in its own group, which ends with the block, its children too."""
     process = subprocess.Popen(
         command,
         cwd=root,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

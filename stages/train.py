@@ -27,7 +27,7 @@ def main(name: str) -> None:
     transformers.utils.logging.disable_progress_bar()
     data, reports = Path("data"), Path("reports/train")
     images = [read_manifest(data / "images" / source, "images") for source in params.sources]
-    captions = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners}
+    captions = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners_of(name)}
     quarantine = read_manifest(data / "quarantine", "quarantine")
     held_out = {source: settings.held_out_share for source, settings in params.sources.items()}
     work = Path(".work")

@@ -34,11 +34,13 @@ def configure(
 
 
 @app.command()
-def track() -> None:
+def track(
+    name: Annotated[str | None, typer.Option(help="What MLflow calls this state; default: its hash.")] = None,
+) -> None:
     """Log the state of dvc.lock to MLflow: parameters, curves, metrics, tables, plots, models. Twice adds nothing."""
     from lotlip.tracking import track as track_state
 
-    print(track_state(Path()))
+    print(track_state(Path(), name))
 
 
 @app.command()

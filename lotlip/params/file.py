@@ -69,6 +69,19 @@ class Params(Section):
         """
         return _override(self.train, self.methods[method].train, f"methods.{method}.train")
 
+    def captioners_of(self, method: str) -> list[str]:
+        """Whose texts the method of this name sees, in the order of the section `captioners`.
+
+        Raises:
+            ParamsError: it names a captioner that there is not.
+        """
+        wanted = self.methods[method].captioners
+        for name in wanted or ():
+            if name not in self.captioners:
+                there = ", ".join(self.captioners)
+                raise ParamsError(f"methods.{method}.captioners: there is no captioner {name!r}; there is {there}.")
+        return [name for name in self.captioners if wanted is None or name in wanted]
+
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
@@ -99,6 +112,7 @@ def parse_params(values: Any, where: str) -> Params:
     for name in RESERVED_NAMES & params.captioners.keys():
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name in params.methods:
+        params.captioners_of(name)
         _check_crops(name, params)
         _check_weights(name, params)
     for name, evalset in params.evalsets.items():

@@ -157,6 +157,7 @@ class Method(Section):
     short_text: Literal["raw", "raw_or_rewrite", "first_sentence"] = "raw"
     num_long: Annotated[int, Field(ge=0)] = 0
     long_text: Literal["runs", "whole"] = "runs"
+    captioners: Annotated[list[Name], Field(min_length=1)] | None = None
     objective: Literal["softmax", "sigmoid", "late_interaction"] = "softmax"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     short_components: PositiveInt | None = None

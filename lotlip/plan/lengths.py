@@ -46,7 +46,7 @@ def find_lengths(params: Params, name: str, data: Path) -> TextLengths:
     captions and tokenizer are there; else of the mean published text."""
     settings, method = params.train_settings(name), params.methods[name]
     try:
-        return _from_data(params, settings, method, data)
+        return _from_data(params, name, settings, method, data)
     except LotlipError:
         raw, sub_caption, text = _published_tokens(params)
         long = text if method.long_text == "whole" else min(text, settings.run_length * sub_caption)
@@ -71,13 +71,13 @@ def count_pairs(params: Params, data: Path) -> tuple[int, str] | None:
     return int(counts), " and ".join(sorted(origins))
 
 
-def _from_data(params: Params, settings: Train, method: Method, data: Path) -> TextLengths:
+def _from_data(params: Params, name: str, settings: Train, method: Method, data: Path) -> TextLengths:
     images = [_first_shard(read_manifest(data / "images" / source, "images")) for source in params.sources]
-    names = {shard.name for manifest in images for shard in manifest.shards}
-    written = {name: read_manifest(data / "captions" / name, "captions") for name in params.captioners}
+    shards = {shard.name for manifest in images for shard in manifest.shards}
+    written = {c: read_manifest(data / "captions" / c, "captions") for c in params.captioners_of(name)}
     captions = {
-        name: Manifest(found.folder, "captions", tuple(shard for shard in found.shards if shard.name in names))
-        for name, found in written.items()
+        captioner: Manifest(found.folder, "captions", tuple(shard for shard in found.shards if shard.name in shards))
+        for captioner, found in written.items()
     }
     samples = list(islice(chain.from_iterable(join_shards(images, captions)), _MAX_SAMPLES * len(images)))
     tokenizer = LotlipTokenizer.load(

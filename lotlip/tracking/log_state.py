@@ -40,8 +40,8 @@ from lotlip.tracking.view import KIND_TAG, methods_page, save_view
 _PARENT = "pipeline"
 
 
-def track(root: Path = Path()) -> TrackSummary:
-    """Log the state of the project at `root` to MLflow.
+def track(root: Path = Path(), name: str | None = None) -> TrackSummary:
+    """Log the state of the project at `root` to MLflow, as a run of that name (default: `pipeline` and its hash).
 
     Raises:
         DataError: dvc.lock is missing or unreadable.
@@ -53,13 +53,14 @@ def track(root: Path = Path()) -> TrackSummary:
     with exclusive(root / ".work" / "track.lock"):
         store = connect(root, params.tracking.experiment)
         with mlflow_errors(store.uri):
-            return _StateLog(store, state, params).log()
+            return _StateLog(store, state, params, name).log()
 
 
 class _StateLog:
     """Logs one state into one store."""
 
-    def __init__(self, store: Store, state: PipelineState, params: Params) -> None:
+    def __init__(self, store: Store, state: PipelineState, params: Params, name: str | None) -> None:
+        self.name = name or f"pipeline {state.key[:8]}"
         self.store = store
         self.state = state
         self.params = params
@@ -82,9 +83,8 @@ class _StateLog:
 
     def _open_parent(self) -> Run:
         tags = {STATE_TAG: self.state.key, STAGE_TAG: _PARENT}
-        name = f"pipeline {self.state.key[:8]}"
-        found = self._count(name, find_run(self.store, tags))
-        return found or create_run(self.store, name, tags | {KIND_TAG: "pipeline"} | self.git)
+        found = self._count(self.name, find_run(self.store, tags))
+        return found or create_run(self.store, self.name, tags | {KIND_TAG: "pipeline"} | self.git)
 
     def _open_child(self, parent: Run, stage: str, name: str, kind: str) -> Run:
         tags = {PARENT_TAG: parent.id, STAGE_TAG: stage}

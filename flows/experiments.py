@@ -1,0 +1,153 @@
+"""DVC experiments in clones of the project: the folder that people work in stays as it is, and clones work side by side.
+
+A clone has this project's DVC cache, and the experiments made in it are fetched into this project's git.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.repro import run_lines
+from lotlip.errors import LotlipError
+from lotlip.overlays import apply_overlays
+from lotlip.params import entry, load_params
+from lotlip.records import read_json, write_text
+
+DVC = (sys.executable, "-m", "dvc")
+CODE = (".dvc", "conf", "dvc.lock", "dvc.yaml", "flows", "lotlip", "params.yaml", "stages")  # what a result depends on
+OnLine = Callable[[str], object]
+
+
+class CommitError(LotlipError):
+    """There is nothing that an experiment could be traced to."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Methods trained with one seed and evaluated, all else as in the commit and its overlays."""
+
+    name: str
+    seed: int
+    methods: tuple[str, ...]
+    overlays: tuple[Path, ...]
+
+
+def committed(root: Path) -> str:
+    """The commit that the project at `root` is at.
+
+    Raises:
+        CommitError: there is none, or something that results depend on differs from it.
+    """
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", *CODE).splitlines()
+    except subprocess.CalledProcessError as error:
+        raise CommitError(f"{root.resolve()} is no git repository with a commit ({error.stderr.strip()}).") from None
+    if changed:
+        raise CommitError(
+            f"{len(changed)} changed files, first {changed[0][3:]}: experiments are made of commits, so that they can be "
+            "traced. Commit the changes, or take them back (`git stash`)."
+        )
+    return commit
+
+
+def open_clone(root: Path, folder: Path, commit: str) -> None:
+    """Make `folder` a clone of the project at `root`, at that commit, with its DVC cache; `.work` in it stays."""
+    if not (folder / ".git").is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _git(root, "clone", "--quiet", "--no-checkout", str(root.resolve()), str(folder.resolve()))
+    _git(folder, "fetch", "--quiet", "origin", commit)
+    _git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    local = root / ".dvc" / "config.local"
+    if local.is_file():
+        write_text(folder / ".dvc" / "config.local", local.read_text())
+    cache = _output([*DVC, "cache", "dir"], root)
+    _output([*DVC, "cache", "dir", "--local", cache], folder)
+
+
+def make_data(folder: Path, on_line: OnLine) -> None:
+    """Bring everything that training and evaluation read up to date in the clone `folder`.
+
+    Raises:
+        StageError: a stage failed.
+    """
+    run_lines([*DVC, "repro", "validate", "quality", "evalset"], folder, on_line, "the data")
+
+
+def run_experiment(
+    root: Path, folder: Path, experiment: Experiment, on_line: OnLine, threads: int
+) -> list[dict[str, Any]]:
+    """Run an experiment in the clone `folder`, and fetch it into the git of `root`.
+
+    A run that was killed goes on where it was: DVC has the stages that were finished, training has its checkpoints.
+
+    Returns:
+        For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`.
+
+    Raises:
+        StageError: a stage failed; the message has the end of its log.
+        ParamsError: an overlay is missing or does not fit, or a method is in none of them.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    _git(folder, "checkout", "--quiet", "--force", commit)
+    _choose_methods(folder, experiment)
+    environment = {"LOTLIP_LIVE_TRACKING": "0", "OMP_NUM_THREADS": str(threads)}
+    command = [*DVC, "exp", "run", "--force", "--name", experiment.name, "--set-param", f"train.seed={experiment.seed}"]
+    run_lines(command, folder, on_line, experiment.name, environment)
+    reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{experiment.name}"
+    _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
+    return [_record(folder, experiment, commit, method) for method in experiment.methods]
+
+
+def track_experiment(folder: Path, name: str, uri: str, on_line: OnLine) -> None:
+    """Log the state of the clone `folder` to the MLflow store at `uri`.
+
+    Raises:
+        StageError: the store did not take it.
+    """
+    command = [sys.executable, "-m", "lotlip.cli", "track", "--name", name]
+    run_lines(command, folder, on_line, f"tracking of {name}", {"MLFLOW_TRACKING_URI": uri})
+
+
+def _choose_methods(folder: Path, experiment: Experiment) -> None:
+    """Give params.yaml the overlays and the experiment's methods alone, and dvc.lock no stages of others."""
+    target = folder / "params.yaml"
+    apply_overlays([folder / overlay for overlay in experiment.overlays], [], target)
+    methods = load_params(target).methods
+    for name in experiment.methods:
+        entry(methods, "method", name)
+    apply_overlays([], [f"methods.{name}=null" for name in methods if name not in experiment.methods], target)
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    stale = [name for name in lock["stages"] if name.startswith(("train@", "evaluate@", "report"))]
+    for name in stale:
+        del lock["stages"][name]
+    write_text(folder / "dvc.lock", yaml.safe_dump(lock, sort_keys=False))
+
+
+def _record(folder: Path, experiment: Experiment, commit: str, method: str) -> dict[str, Any]:
+    params = load_params(folder / "params.yaml")
+    return {
+        "method": method,
+        "seed": experiment.seed,
+        "experiment": experiment.name,
+        "commit": commit,
+        "settings": {
+            "method": params.methods[method].model_dump(mode="json", exclude={"train"}),
+            "train": params.train_settings(method).model_dump(mode="json"),
+        },
+        "train": read_json(folder / "reports" / "train" / f"{method}.json"),
+        "evaluate": read_json(folder / "reports" / "evaluate" / f"{method}.json"),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return _output(["git", *arguments], folder)
+
+
+def _output(command: Sequence[str], folder: Path) -> str:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
