@@ -1,4 +1,4 @@
-"""DVC experiments in clones of the project: the folder that people work in stays as it is, and clones work side by side.
+"""DVC experiments in clones of the project: the folder that people work in stays as it is, clones work side by side.
 
 A clone has this project's DVC cache, and the experiments made in it are fetched into this project's git.
 """
@@ -19,7 +19,8 @@ from lotlip.params import entry, load_params
 from lotlip.records import read_json, write_text
 
 DVC = (sys.executable, "-m", "dvc")
-CODE = (".dvc", "conf", "dvc.lock", "dvc.yaml", "flows", "lotlip", "params.yaml", "stages")  # what a result depends on
+# What a result depends on.
+CODE = (".dvc", "ablations.yaml", "conf", "dvc.lock", "dvc.yaml", "flows", "lotlip", "params.yaml", "stages")
 OnLine = Callable[[str], object]
 
 
@@ -50,8 +51,8 @@ def committed(root: Path) -> str:
         raise CommitError(f"{root.resolve()} is no git repository with a commit ({error.stderr.strip()}).") from None
     if changed:
         raise CommitError(
-            f"{len(changed)} changed files, first {changed[0][3:]}: experiments are made of commits, so that they can be "
-            "traced. Commit the changes, or take them back (`git stash`)."
+            f"{len(changed)} changed files, first {changed[0][3:]}: experiments are made of commits, so that they "
+            "can be traced. Commit the changes, or take them back (`git stash`)."
         )
     return commit
 

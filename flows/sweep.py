@@ -1,6 +1,6 @@
-"""The methods of a table, each trained with several seeds, as DVC experiments: one a table and seed, a Prefect task each.
+"""The methods of tables, trained with several seeds, as DVC experiments: one a table and seed, a Prefect task each.
 
-`python -m flows.sweep corner_tokens` runs one table of conf/ablations.yaml, `all` every table.
+`python -m flows.sweep corner_tokens` runs one table of ablations.yaml, `all` every table.
 """
 # mypy: disable-error-code="untyped-decorator"
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from lotlip.evaluation.poster.ablations import Ablations, read_ablations
 from prefect import State, allow_failure, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -23,7 +24,6 @@ from flows.repro import only_run
 from lotlip import tracking
 from lotlip.errors import LotlipError
 from lotlip.evaluation.poster.record import record_runs
-from lotlip.evaluation.poster.ablations import Ablations, read_ablations
 from lotlip.params import load_params
 
 RUNS = Path("docs/results/runs.jsonl")
@@ -41,7 +41,7 @@ def sweep(tables: list[str], seeds: list[int], threads: int, track: bool) -> Any
     """Train and evaluate the methods of some tables with every seed, and write down what came out (`RUNS`).
 
     Args:
-        tables: names of tables in conf/ablations.yaml.
+        tables: names of tables in ablations.yaml.
         seeds: `train.seed` of each experiment; each seed has a clone of its own.
         threads: of each process that trains or evaluates.
         track: log every experiment to MLflow.
@@ -93,8 +93,8 @@ def _experiment(ablations: Ablations, table: str, seed: int) -> Experiment:
 def main() -> int:
     """Parse the command line and run the flow; 0 when every experiment is done."""
     parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__)
-    parser.add_argument("tables", nargs="+", metavar="TABLE", help="of conf/ablations.yaml; `all`: every one")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: those of conf/ablations.yaml")
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="of ablations.yaml; `all`: every one")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: those of ablations.yaml")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="experiments at the same time; default: 1")
     parser.add_argument("--no-track", action="store_true", help="do not log the experiments to MLflow")
     options = parser.parse_args()
