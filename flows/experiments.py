@@ -51,7 +51,7 @@ def committed(root: Path) -> str:
         raise CommitError(f"{root.resolve()} is no git repository with a commit ({error.stderr.strip()}).") from None
     if changed:
         raise CommitError(
-            f"{len(changed)} changed files, first {changed[0][3:]}: experiments are made of commits, so that they "
+            f"{len(changed)} changed files, first {changed[0].split()[-1]}: experiments are made of commits, so that they "
             "can be traced. Commit the changes, or take them back (`git stash`)."
         )
     return commit
@@ -98,9 +98,10 @@ def run_experiment(
     _git(folder, "checkout", "--quiet", "--force", commit)
     _choose_methods(folder, experiment)
     environment = {"LOTLIP_LIVE_TRACKING": "0", "OMP_NUM_THREADS": str(threads)}
-    command = [*DVC, "exp", "run", "--force", "--name", experiment.name, "--set-param", f"train.seed={experiment.seed}"]
-    run_lines(command, folder, on_line, experiment.name, environment)
     reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{experiment.name}"
+    _git(folder, "update-ref", "-d", reference)  # DVC's --force would replace it, but run all stages again, too
+    command = [*DVC, "exp", "run", "--name", experiment.name, "--set-param", f"train.seed={experiment.seed}"]
+    run_lines(command, folder, on_line, experiment.name, environment)
     _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
     return [_record(folder, experiment, commit, method) for method in experiment.methods]
 

@@ -56,7 +56,7 @@ def sweep(tables: list[str], seeds: list[int], threads: int, track: bool) -> Any
     for clone in clones.values():
         open_clone(root, clone, commit)
     make_data(clones[seeds[0]], get_run_logger().info)
-    uri = tracking.connect(root, load_params().tracking.experiment).uri if track else None
+    uri = _open_store(root) if track else None
     before: dict[int, list[PrefectFuture[Any]]] = {seed: [] for seed in seeds}
     futures = []
     for table in tables:
@@ -81,8 +81,25 @@ def run_one(clone: Path, experiment: Experiment, threads: int, uri: str | None) 
     with _one_at_a_time:
         record_runs(RUNS, found)
         if uri is not None:
-            track_experiment(clone, experiment.name, uri, log)
+            _track(clone, experiment.name, uri)
     return Completed(message=f"{experiment.name}: {len(found)} methods")
+
+
+def _open_store(root: Path) -> str | None:
+    """The MLflow store, which a sweep does without where it does not answer."""
+    try:
+        return tracking.connect(root, load_params().tracking.experiment).uri
+    except tracking.TrackingError as error:
+        get_run_logger().warning("nothing is tracked: %s", error)
+        return None
+
+
+def _track(clone: Path, name: str, uri: str) -> None:
+    log = get_run_logger()
+    try:
+        track_experiment(clone, name, uri, log.info)
+    except LotlipError as error:
+        log.warning("%s", error)
 
 
 def _experiment(ablations: Ablations, table: str, seed: int) -> Experiment:

@@ -8,13 +8,14 @@ a dead server missed. Logging the same state twice adds nothing.
 from lotlip.tracking.errors import TrackingError
 from lotlip.tracking.live import events_path, follow_training
 from lotlip.tracking.log_state import track
-from lotlip.tracking.store import default_uri, tracking_uri
+from lotlip.tracking.store import connect, default_uri, tracking_uri
 from lotlip.tracking.summary import TrackSummary
 from lotlip.tracking.view import methods_page
 
 __all__ = [
     "TrackSummary",
     "TrackingError",
+    "connect",
     "default_uri",
     "events_path",
     "follow_training",
