@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-gpu rehearsal ui clean
+.PHONY: help install demo ablation test lint bench bench-gpu rehearsal ui clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ demo: install ## run the whole workflow on the embedded sample and compare the m
 	@$(BIN)/dvc repro
 	@$(BIN)/lotlip track
 	@$(BIN)/lotlip summary
+
+ablation: install ## train the methods of a table with several seeds, and write it: NAME=corner_tokens JOBS=2
+	@$(BIN)/python -m flows.sweep $(or $(NAME),$(error say which table, e.g. make ablation NAME=corner_tokens, or NAME=all)) --jobs $(or $(JOBS),1)
+	@$(BIN)/lotlip table $(NAME)
 
 test: install lint ## lint, types, import layers and all tests
 	@$(BIN)/python -m pytest

@@ -60,6 +60,11 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
+def commit_all(root: Path) -> None:
+    git(root, "add", "-A")
+    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "The project")
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a commit, in which nothing ran."""
@@ -69,11 +74,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "dvc.yaml").write_text(GRAPH.replace("PYTHON", sys.executable))
     (root / "stage.py").write_text(STAGE)
     (root / "conf" / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
-    (root / ".gitignore").write_text("*.txt\n/reports/\n/.work/\n")
+    (root / ".gitignore").write_text("*.txt\n/reports/\n/.work/\n/mlflow.db\n/docs/\n")
     git(root, "init", "-q")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
-    git(root, "add", "-A")
-    git(root, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "The project")
+    commit_all(root)
     counts = tmp_path / "counts"
     counts.mkdir()
     monkeypatch.setenv("COUNTS", str(counts))

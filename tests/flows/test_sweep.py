@@ -1,0 +1,70 @@
+"""A sweep on a real Prefect server: experiments as tasks, and the file of runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.flows.test_experiments import commit_all, root, trained  # noqa: F401  (a fixture)
+from tests.flows.test_pipeline import task_runs
+from tests.tracking.servers import template_database
+
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
+
+TABLES = {
+    "main_results": {"LoTLIP": "lotlip"},
+    "corner_tokens": {"0": "lit_long", "1 mask": "corners_1", "2 mask": "lotlip"},
+    "sub_captions": {3: "lotlip"},
+    "token_limit": {128: "lotlip"},
+    "texts": {"raw": "lit"},
+    "captioners": {"three": "lotlip"},
+}
+
+
+@pytest.fixture
+def project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    """The project with a file of tables; the current folder."""
+    tables = {name: {"title": name, "rows": rows} for name, rows in TABLES.items()}
+    content = {"seeds": [0, 1], "overlays": ["conf/more.yaml"], "tables": tables}
+    (root / "ablations.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    commit_all(root)
+    (root / "mlflow.db").write_bytes(template_database().read_bytes())
+    monkeypatch.chdir(root)
+    return root
+
+
+def run(*tables: str) -> Any:
+    from flows.sweep import sweep
+
+    return sweep(list(tables), [0, 1], 1, False, return_state=True)
+
+
+def runs(project: Path) -> list[tuple[str, int, float]]:
+    lines = (project / "docs" / "results" / "runs.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [(one["method"], one["seed"], one["evaluate"]["long"]["i2t_r1"]) for one in found]
+
+
+def test_each_table_and_seed_is_a_task_and_each_method_a_line(project: Path, tmp_path: Path) -> None:
+    state = run("corner_tokens", "main_results")
+    assert state.is_completed(), state.message
+    assert state.message.startswith("4 experiments: ")
+    names = {"corner_tokens-seed0", "corner_tokens-seed1", "main_results-seed0", "main_results-seed1"}
+    assert set(task_runs(state)) == names
+    assert runs(project) == [
+        ("corners_1", 0, 10), ("corners_1", 1, 11),
+        ("lit_long", 0, 0), ("lit_long", 1, 1),
+        ("lotlip", 0, 20), ("lotlip", 1, 21),
+    ]  # fmt: skip
+    assert len(trained(tmp_path)) == 6  # lotlip stands in both tables
+
+
+def test_a_failed_experiment_fails_the_sweep_and_the_others_go_on(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "counts" / "break-lit-1").touch()
+    state = run("texts", "main_results")
+    assert state.is_failed()
+    assert state.message.startswith("1 of 4 experiments failed, first: ")
+    assert "lit has no memory left" in state.message
+    assert runs(project) == [("lit", 0, 0), ("lotlip", 0, 20), ("lotlip", 1, 21)]
