@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 from lotlip.evaluation.plots import method_colours, new_figure, tidy, to_png
@@ -35,20 +36,21 @@ def line_chart(panels: Sequence[Panel], lines: Mapping[str, Sequence[Point]], x_
 
     Args:
         panels: at most four.
-        lines: runs by number, for each line's name; the second line is dashed.
+        lines: runs by number, for each line's name; a second line is dashed, and either may have no runs.
         x_label: what the numbers count.
     """
     num_columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     num_rows = -(-len(panels) // num_columns)
-    figure = new_figure(3.7 * num_columns + 0.3, 3.3 * num_rows + 0.3)
+    figure = _roomy(3.8 * num_columns + 0.3, 3.2 * num_rows + 0.4)
     ticks = sorted({x for points in lines.values() for x, _ in points})
+    beside = 0.022 * (ticks[-1] - ticks[0])  # dots of single seeds stand beside their mean
     colours = list(method_colours((_MASKED, _BARE)).values())
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(num_rows, num_columns, i + 1)
-        for number, points in enumerate(lines.values()):
+        for number, (name, points) in enumerate(lines.items()):
             # Lines stand a little apart, so that their bars do not hide each other.
             shift = 0.012 * (ticks[-1] - ticks[0]) * (number - (len(lines) - 1) / 2)
-            _line(axes, panel.metric, points, colours[number], ("-", "--")[number], shift)
+            _line(axes, name, panel.metric, points, colours[number], ("-", "--")[number], shift, beside)
         axes.set_title(panel.title, fontsize=11, loc="left")
         axes.set_ylabel(panel.axis, fontsize=9.5)
         axes.set_xlabel(x_label, fontsize=9.5)
@@ -57,11 +59,9 @@ def line_chart(panels: Sequence[Panel], lines: Mapping[str, Sequence[Point]], x_
         if panel.metric.unit != "points":
             axes.set_ylim(bottom=0)
         tidy(axes)
-    if len(lines) > 1:
-        handles = figure.axes[0].get_legend_handles_labels()[0]
-        figure.legend(
-            handles, list(lines), ncols=len(lines), frameon=False, loc="outside upper left", borderaxespad=0.2
-        )
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(handles, labels, ncols=len(lines), frameon=False, loc="outside upper left", borderaxespad=0.2)
     return to_png(figure)
 
 
@@ -72,7 +72,7 @@ def bar_chart(panels: Sequence[Panel], rows: Mapping[str, tuple[str, Sequence[Ru
         panels: at most three.
         rows: method and runs by label, from top to bottom.
     """
-    figure = new_figure(2.1 + 3.1 * len(panels), 1.1 + 0.42 * len(rows))
+    figure = _roomy(2.1 + 3.1 * len(panels), 1.2 + 0.42 * len(rows))
     colours = method_colours(method for method, _ in rows.values())
     labels = list(rows)
     first: Any = None
@@ -92,13 +92,23 @@ def bar_chart(panels: Sequence[Panel], rows: Mapping[str, tuple[str, Sequence[Ru
     return to_png(figure)
 
 
-def _line(axes: Any, metric: Metric, points: Sequence[Point], colour: str, style: str, shift: float) -> None:
+def _roomy(width: float, height: float) -> Any:
+    figure = new_figure(width, height)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches around each panel
+    return figure
+
+
+def _line(
+    axes: Any, name: str, metric: Metric, points: Sequence[Point], colour: str, style: str, shift: float, beside: float
+) -> None:
+    if not points:
+        return
     found = [(x + shift, metric.estimate(runs), runs) for x, runs in points]
     shown = [(x, mean, runs) for x, mean, runs in found if mean is not None]
     axes.errorbar(
         [x for x, _, _ in shown],
         [one.mean for _, one, _ in shown],
-        yerr=[one.half or 0.0 for _, one, _ in shown],
+        yerr=[one.half or nan for _, one, _ in shown],  # no bar where there is no interval, or none to be seen
         color=colour,
         linestyle=style,
         linewidth=1.8,
@@ -106,9 +116,11 @@ def _line(axes: Any, metric: Metric, points: Sequence[Point], colour: str, style
         markersize=5,
         capsize=3.5,
         elinewidth=1.2,
+        label=name,
     )
-    dots = [(x, value) for x, _, runs in shown for run in runs if (value := metric.value(run)) is not None]
-    axes.scatter(*zip(*dots, strict=True), s=9, color=colour, alpha=0.45, linewidths=0) if dots else None
+    for x, _, runs in shown:
+        values = [value for run in runs if (value := metric.value(run)) is not None]
+        axes.scatter([x + beside] * len(values), values, s=11, color=colour, alpha=0.55, linewidths=0)
 
 
 def _bar(axes: Any, y: int, metric: Metric, runs: Sequence[Run], colour: str) -> float:

@@ -162,8 +162,12 @@ def _contrasts(claim: Claim, table: Table) -> list[Contrast]:
 
 def _difference(method: str, than: str, table: Table) -> Contrast:
     names = {name: label for label, name in table.rows.items()}
-    label = f"{names.get(method, method)} − {names.get(than, than)}"
+    label = " − ".join(_quoted(names.get(name, name)) for name in (method, than))
     return Contrast(label, ((method, 1.0), (than, -1.0)))
+
+
+def _quoted(label: str) -> str:
+    return f"“{label}”" if " " in label else label
 
 
 def _mask_contrast(table: Table) -> list[Contrast]:
@@ -182,13 +186,14 @@ def _mask_contrast(table: Table) -> list[Contrast]:
 
 def _sweep_contrast(claim: Claim, sweep: Sequence[tuple[int, str]]) -> Contrast:
     (first, low), (middle, half), (last, high) = sweep[0], sweep[len(sweep) // 2], sweep[-1]
+    unit = _X_UNITS.get(claim.table, "")
     if claim.kind == "rises":
-        return Contrast(f"{last} − {first}", ((high, 1.0), (low, -1.0)))
+        return Contrast(f"{last} − {first} {unit}s", ((high, 1.0), (low, -1.0)))
     if claim.kind == "still_rises":
-        return Contrast(f"{last} − {middle}", ((high, 1.0), (half, -1.0)))
+        return Contrast(f"{last} − {middle} {unit}s", ((high, 1.0), (half, -1.0)))
     before, after = 1 / (middle - first), 1 / (last - middle)
     return Contrast(
         f"slope from {first} to {middle} − slope from {middle} to {last}",
         ((half, before + after), (low, -before), (high, -after)),
-        unit=_X_UNITS.get(claim.table, ""),
+        unit=unit,
     )

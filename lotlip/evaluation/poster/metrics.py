@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lotlip.evaluation.poster.estimates import Estimate, estimate
 from lotlip.evaluation.poster.runs import Run, Runs
+from lotlip.evaluation.tables import chance_level
 
 POSTER_SETS = ("dci", "iiw", "sharegpt4v_1k", "sharegpt4v_10k")  # whose eight columns the poster averages
 _KINDS = {
@@ -36,6 +37,12 @@ class Metric:
         values = [run.evaluate.get(evalset, {}).get(key) for evalset, key in self.parts]
         found = [float(value) for value in values if value is not None]
         return self.scale * sum(found) / len(found) if found and len(found) == len(values) else None
+
+    def chance(self, run: Run) -> float | None:
+        """What guessing would reach on the sets of a run; None for FLOPs, and where the run lacks a set."""
+        counts = [(key, run.evaluate.get(evalset)) for evalset, key in self.parts]
+        found = [chance_level(key, count) for key, count in counts if count and key != _FLOPS]
+        return sum(found) / len(found) if found and len(found) == len(counts) else None
 
     def estimate(self, runs: Iterable[Run]) -> Estimate | None:
         """Mean and interval over the runs that have it."""

@@ -7,12 +7,13 @@ from typing import Any
 from lotlip.evaluation.markdown import markdown_table
 from lotlip.evaluation.poster import published
 from lotlip.evaluation.poster.ablations import BARE, Table, row_number
-from lotlip.evaluation.poster.charts import Panel, bar_chart, line_chart
+from lotlip.evaluation.poster.charts import Panel, Point, bar_chart, line_chart
 from lotlip.evaluation.poster.claims import Finding
 from lotlip.evaluation.poster.estimates import Estimate
 from lotlip.evaluation.poster.metrics import Metric, columns, flops_columns, group_metric, set_metrics
 from lotlip.evaluation.poster.runs import Run, Runs, flat_settings
 from lotlip.evaluation.poster.sentences import finding_line, intervals_note
+from lotlip.evaluation.tables import CHANCE
 from lotlip.evaluation.text_statistics import TextStatistics
 
 _PANELS = {"long": "Long-text retrieval", "short": "Short-text retrieval", "classes": "Zero-shot classification"}
@@ -32,8 +33,8 @@ class Kind:
 
 KINDS = {
     "main_results": Kind(
-        "Every system of the poster, trained here on the same images for as many steps, and public checkpoints that "
-        "were only evaluated.",
+        "Every system of the poster, trained here on the same images. Public checkpoints, where there are any, were "
+        "only evaluated and take no part in the claims.",
         "system",
         has_checkpoints=True,
     ),
@@ -130,11 +131,19 @@ def statistics_page(ours: Sequence[TextStatistics], theirs: Sequence[TextStatist
 def _our_table(name: str, kind: Kind, rows: Mapping[str, tuple[str, Sequence[Run]]], used: Runs) -> str:
     metrics = columns(used) + (flops_columns(used) if kind.has_flops else [])
     estimates = {label: [metric.estimate(runs) for metric in metrics] for label, (_, runs) in rows.items()}
-    best = [max((one[i].mean for one in estimates.values() if one[i]), default=None) for i in range(len(metrics))]  # type: ignore[union-attr]
+    best = [
+        max((one.mean for one in column if one is not None), default=None)
+        for column in zip(*estimates.values(), strict=True)
+    ]
     cells = []
     for label, (_, runs) in rows.items():
         values = [_shown(one, metric, top) for one, metric, top in zip(estimates[label], metrics, best, strict=True)]
         cells.append([label, *values, _seeds(runs)])
+    guesses = [
+        next((guess for group in used.values() for run in group if (guess := metric.chance(run)) is not None), None)
+        for metric in metrics
+    ]
+    cells.append([f"*{CHANCE}*", *("–" if guess is None else f"*{guess:.1f}*" for guess in guesses), ""])
     text = markdown_table([kind.header, *(metric.title for metric in metrics), "seeds"], cells)
     absent = [label for label, (_, runs) in rows.items() if not runs]
     if absent:
@@ -162,7 +171,7 @@ def _published(name: str, table: Table) -> str:
         return published.main_results_published(table)
     if name == "corner_tokens":
         return published.corner_tokens_published(table)
-    return "The numbers behind this figure of the paper are not published as a table."
+    return "None of the published tables that are carried here has this comparison."
 
 
 def _figure(kind: Kind, shown: Mapping[str, tuple[str, Sequence[Run]]], used: Runs) -> bytes | None:
@@ -174,10 +183,10 @@ def _figure(kind: Kind, shown: Mapping[str, tuple[str, Sequence[Run]]], used: Ru
         return None
     if kind.x_label is None:
         return bar_chart(panels, shown)
-    points = {label: (row_number(label), runs) for label, (_, runs) in shown.items()}
-    bare = {"without the mask": [point for label, point in points.items() if label.endswith(BARE)]}
-    lines = {"with the mask": [point for label, point in points.items() if not label.endswith(BARE)]} | bare
-    return line_chart(panels, {name: line for name, line in lines.items() if line}, kind.x_label)
+    lines: dict[str, list[Point]] = {"with the mask": [], "without the mask": []}
+    for label, (_, runs) in shown.items():
+        lines["without the mask" if label.endswith(BARE) else "with the mask"].append((row_number(label), runs))
+    return line_chart(panels, lines, kind.x_label)
 
 
 def _sources(name: str, shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
@@ -193,8 +202,8 @@ def _sources(name: str, shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
     ]
     table = markdown_table(["row", "method", "seeds", "experiments", "commits"], cells, range(5))
     return (
-        f"```\nmake ablation NAME={name}   # runs what is missing, into docs/results/runs.jsonl\n"
-        f"lotlip table {name}           # writes this page and its figure\n```\n\n"
+        "The first command runs what is missing, the second writes this page and its figure:\n\n"
+        f"```\nmake ablation NAME={name}\nlotlip table {name}\n```\n\n"
         f"{table}\n{_differences(shown)}"
     )
 

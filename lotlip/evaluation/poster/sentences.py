@@ -26,15 +26,18 @@ def counts_line(findings: Sequence[Finding]) -> str:
 
 def intervals_note(evalsets: Mapping[str, set[str]], runs: Runs) -> str:
     """What ± covers on the evaluation sets of these runs."""
-    sizes = []
+    by_size: dict[int, list[str]] = {}
     for evalset in evalsets:
         metrics = next(run.evaluate[evalset] for group in runs.values() for run in group if evalset in run.evaluate)
         if "images" in metrics:
-            count = int(metrics["images"])
-            sizes.append(f"{evalset} ({count:,} images) ±{half_interval(count):.1f}")
+            by_size.setdefault(int(metrics["images"]), []).append(evalset)
+    sizes = [
+        f"{half_interval(count):.1f} points on {', '.join(names)} ({count:,} images)"
+        for count, names in by_size.items()
+    ]
     draw = (
         " It does not cover the draw of the evaluation sets, which are the same for all runs: that alone makes a share "
-        f"of answers uncertain by up to {', '.join(sizes)} points (95%, one query an image)."
+        f"of answers uncertain by up to {'; '.join(sizes)}, at 95% and one query an image."
         if sizes
         else ""
     )
@@ -69,7 +72,7 @@ def _part(part: Part, unit: str) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) or 0.0:+.{digits}f}".replace("-", "−")
 
 
 def _decimals(size: float) -> int:
