@@ -3,7 +3,7 @@
 Heavy imports wait inside their command, so that `lotlip --help` answers at once.
 """
 
-from lotlip.cli import captions, data, models, plan, project
+from lotlip.cli import captions, data, models, plan, project, results
 from lotlip.cli.app import main
 
-__all__ = ["captions", "data", "main", "models", "plan", "project"]
+__all__ = ["captions", "data", "main", "models", "plan", "project", "results"]

@@ -41,7 +41,7 @@ def bar_chart(table: Table) -> bytes:
     width = 0.8 / len(head.rows)
     num_bars = len(head.columns) * len(head.rows)
     # Wider figures are shrunk by the page, and their words with them.
-    figure = _figure(min(11.0, max(8.0, 1.4 + 0.5 * num_bars)), 3.9)
+    figure = new_figure(min(11.0, max(8.0, 1.4 + 0.5 * num_bars)), 3.9)
     axes = figure.add_subplot()
     for i, (name, row) in enumerate(head.rows.items()):
         places = [j - 0.4 + width * (i + 0.5) for j in range(len(row))]
@@ -54,16 +54,16 @@ def bar_chart(table: Table) -> bytes:
     axes.set_xticks(range(len(head.columns)), ["\n".join(column.title.split(" ", 1)) for column in head.columns])
     axes.set_ylabel("right at first place (%)")
     axes.set_ylim(0, min(108.0, 1.25 * max(5.0, *head.best())))
-    _tidy(axes)
+    tidy(axes)
     axes.legend(ncols=5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
-    return _png(figure)
+    return to_png(figure)
 
 
 def curve_chart(curves: Mapping[str, Curve]) -> bytes:
     """Losses and logit scale against optimizer steps, a line a method."""
     colours = method_colours(curves)
     shown = {key: says for key, says in _CURVES.items() if any(key in row for c in curves.values() for row in c)}
-    figure = _figure(max(8.0, 3.7 * len(shown)), 3.5)
+    figure = new_figure(max(8.0, 3.7 * len(shown)), 3.5)
     for i, (key, says) in enumerate(shown.items()):
         axes = figure.add_subplot(1, len(shown), i + 1)
         for name, curve in curves.items():
@@ -74,9 +74,9 @@ def curve_chart(curves: Mapping[str, Curve]) -> bytes:
         axes.set_xlabel("optimizer step")
         if key.startswith("loss"):
             axes.set_ylim(bottom=0)
-        _tidy(axes)
+        tidy(axes)
     figure.legend(*_one_handle_a_method(figure), ncols=5, frameon=False, loc="outside lower left", borderaxespad=0.2)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _one_handle_a_method(figure: Any) -> tuple[list[Any], list[str]]:
@@ -87,7 +87,8 @@ def _one_handle_a_method(figure: Any) -> tuple[list[Any], list[str]]:
     return list(handles.values()), list(handles)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -96,7 +97,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """The look of all plots: two thin axes and faint lines across."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -104,7 +106,8 @@ def _tidy(axes: Any) -> None:
     axes.tick_params(colors="#333", labelsize=10)
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
+    """PNG bytes; equal figures give equal bytes."""
     buffer = io.BytesIO()
     # Without metadata: matplotlib would name its version, and equal plots would differ.
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -1,13 +1,10 @@
 """The section of the report page about what the captioners wrote, and the statistics of all texts."""
 
-import csv
-from pathlib import Path
 from typing import Any
 
 from lotlip.evaluation.html_parts import Markup, cell, note, percent, section, table
 from lotlip.evaluation.results import Results
-
-PUBLISHED_STATISTICS = Path(__file__).with_name("published_statistics.csv")  # the poster's table of data sets
+from lotlip.evaluation.text_statistics import measured_statistics, published_statistics
 
 
 def captions_section(results: Results) -> Markup:
@@ -56,21 +53,12 @@ def captions_section(results: Results) -> Markup:
 
 
 def _statistics(results: Results) -> Markup:
-    columns = ("images", "texts", "sub_captions_per_text", "tokens_per_text")
-    rows: list[list[Any]] = []
-    for name, one in results.quality["statistics"].items():
-        what = "raw captions" if name == "raw" else f"long texts by {name}"
-        rows.append(["here", what, *(_rounded(one[key]) for key in columns)])
-    for name, report in results.evalset.items():
-        if report.get("num_texts"):
-            values = [report["num_images"], report["num_texts"], *(report[key] for key in columns[2:])]
-            rows.append(["here", f"evaluation set {name}", *map(_rounded, values)])
-    ours = len(rows)
-    with PUBLISHED_STATISTICS.open(newline="") as file:
-        for row in csv.DictReader(file):
-            values = [int(row["images"]), int(row["texts"]), float(row[columns[2]]), float(row[columns[3]])]
-            rows.append([row["source"], f"{row['dataset']} ({row['role']})", *map(_rounded, values)])
-    marks = dict.fromkeys(range(ours, len(rows)), "reference")
+    ours = measured_statistics(results.quality, results.evalset)
+    rows = []
+    for one in [*ours, *published_statistics()]:
+        values = (one.images, one.texts, one.sub_captions, one.tokens)
+        rows.append([one.source, one.texts_of, *map(_rounded, values)])
+    marks = dict.fromkeys(range(len(ours), len(rows)), "reference")
     header = ["source", "texts of", "images", "texts", "sub-captions a text", "tokens a text"]
     return table(header, rows, marks, text_columns=[1])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lotlip.errors import DataError
+from lotlip.evaluation.markdown import markdown_table
 from lotlip.evaluation.results import Results
 
 CHANCE = "chance"
@@ -113,16 +114,13 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A Markdown table, best values bold, chance last."""
-    lines = [
-        "| method | " + " | ".join(column.title for column in table.columns) + " |",
-        "|---|" + "---:|" * len(table.columns),
-    ]
     best = table.best()
-    for name, row in table.rows.items():
-        cells = [f"**{v:.1f}**" if v == top else f"{v:.1f}" for v, top in zip(row, best, strict=True)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines.append(f"| *{CHANCE}* | " + " | ".join(f"*{value:.1f}*" for value in table.chance) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [name, *(f"**{v:.1f}**" if v == top else f"{v:.1f}" for v, top in zip(row, best, strict=True))]
+        for name, row in table.rows.items()
+    ]
+    rows.append([f"*{CHANCE}*", *(f"*{value:.1f}*" for value in table.chance)])
+    return markdown_table(["method", *(column.title for column in table.columns)], rows)
 
 
 def flat_metrics(table: Table) -> dict[str, float]:

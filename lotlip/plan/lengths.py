@@ -13,7 +13,7 @@ from lotlip.data.loading.join import join_shards
 from lotlip.data.loading.samples import TextRecipe, draw_texts
 from lotlip.data.manifest import Manifest, read_manifest
 from lotlip.errors import LotlipError
-from lotlip.evaluation.report_captions import PUBLISHED_STATISTICS
+from lotlip.evaluation.text_statistics import PUBLISHED_STATISTICS
 from lotlip.params import Method, Params, Train, UrlTableSource
 from lotlip.text.tokenizer import LotlipTokenizer
 

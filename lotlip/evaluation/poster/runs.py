@@ -1,0 +1,107 @@
+"""Runs of configurations with several seeds, as the sweep writes them: docs/results/runs.jsonl, one a line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from lotlip.errors import DataError
+from lotlip.params.section import Section
+
+_SAME_RESULT = ("seed", "num_workers", "checkpoints")  # may differ between runs that are averaged
+_SIZES = ("images", "texts", "classes")
+
+
+class Run(Section):
+    """One model measured on every evaluation set; a public checkpoint has no seed and no training."""
+
+    method: str
+    seed: int | None
+    experiment: str | None = None
+    commit: str | None = None
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    train: dict[str, Any] | None = None
+    evaluate: dict[str, dict[str, Any]]
+
+
+Runs = Mapping[str, list[Run]]
+
+
+def read_runs(path: Path) -> dict[str, list[Run]]:
+    """Runs by method, in the order of the file.
+
+    Raises:
+        DataError: the file is missing or a line is no run; a method has two runs of one seed, or runs of other
+            settings, which must not be averaged; runs were measured on sets of other sizes.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing: `make ablation NAME=corner_tokens` trains the models of a table.")
+    runs: dict[str, list[Run]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        run = _parse(line, f"{path}, line {number}")
+        runs.setdefault(run.method, []).append(run)
+    for method, group in runs.items():
+        _check_same_settings(path, method, group)
+    _check_same_sets(path, runs)
+    return runs
+
+
+def flat_settings(run: Run) -> dict[str, Any]:
+    """What determines a run but its seed, by dotted keys; a method's own `train` is in `train` already."""
+    flat: dict[str, Any] = {}
+
+    def add(values: Mapping[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                add(value, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+
+    for section, values in run.settings.items():
+        left_out = _SAME_RESULT if section == "train" else ("train",)
+        add({key: value for key, value in values.items() if key not in left_out}, f"{section}.")
+    return flat
+
+
+def _parse(line: str, where: str) -> Run:
+    try:
+        return Run.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"])) or "the line"
+        raise DataError(f"{where} is no run ({key}: {problem['msg']}): run the sweep again.") from None
+
+
+def _check_same_settings(path: Path, method: str, group: list[Run]) -> None:
+    seeds = [run.seed for run in group]
+    twice = sorted({str(seed) for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise DataError(f"{path}: {method} has two runs of seed {', '.join(twice)}: keep one.")
+    if None in seeds and len(seeds) > 1:
+        raise DataError(f"{path}: {method} has runs with and without a seed: give the checkpoint a name of its own.")
+    first = flat_settings(group[0])
+    for run in group[1:]:
+        other = flat_settings(run)
+        different = sorted(key for key in first | other if first.get(key) != other.get(key))
+        if different:
+            key = different[0]
+            raise DataError(
+                f"{path}: runs of {method} have other settings and cannot be averaged: {key} is {first.get(key)!r} "
+                f"with seed {group[0].seed} and {other.get(key)!r} with seed {run.seed}"
+                + (f" (also {', '.join(different[1:])})" if len(different) > 1 else "")
+                + ": run the sweep again, which replaces what is out of date."
+            )
+
+
+def _check_same_sets(path: Path, runs: Runs) -> None:
+    seen: dict[tuple[str, str], tuple[Any, Run]] = {}
+    for run in (run for group in runs.values() for run in group):
+        for evalset, metrics in run.evaluate.items():
+            for size in (size for size in _SIZES if size in metrics):
+                found, first = seen.setdefault((evalset, size), (metrics[size], run))
+                if metrics[size] != found:
+                    raise DataError(
+                        f"{path}: {run.method} (seed {run.seed}) was measured on {metrics[size]} {size} of {evalset}, "
+                        f"{first.method} (seed {first.seed}) on {found}: evaluate them on the same set."
+                    )
