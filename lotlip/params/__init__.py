@@ -45,6 +45,7 @@ from lotlip.params.training import (
     HoldoutEvalset,
     Method,
     Precision,
+    PublishedEvalset,
     ScenesEvalset,
     Train,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "Params",
     "Pipeline",
     "Precision",
+    "PublishedEvalset",
     "Quality",
     "RawRules",
     "Report",

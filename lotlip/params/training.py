@@ -29,7 +29,34 @@ class HoldoutEvalset(Section):
         return self.path.name
 
 
-Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
+class PublishedEvalset(Section):
+    """A published set, or one's own in a simple layout (`lotlip check-set` lists them); its images stay where they are.
+
+    `path` is its folder or annotation file, watched by DVC. `images` is what image names are relative to where that is
+    elsewhere, such as all of SA-1B; DVC does not watch it, and the set holds the SHA-256 of every image used.
+    """
+
+    kind: Literal["published"]
+    dataset: Literal[
+        "sharegpt4v_1k",
+        "sharegpt4v_10k",
+        "dci",
+        "iiw",
+        "urban1k",
+        "docci",
+        "coco",
+        "flickr30k",
+        "imagenet",
+        "jsonl",
+        "csv",
+    ]
+    path: Path
+    images: Path | None = None
+    allow_missing: bool = False
+    normalize_long: bool | None = None
+
+
+Evalset = Annotated[ScenesEvalset | HoldoutEvalset | PublishedEvalset, Field(discriminator="kind")]
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
