@@ -1,7 +1,7 @@
 """Overlays: merge `conf/*.yaml` into params.yaml, so that params.yaml always says what runs.
 
 An overlay has the shape of params.yaml; mappings are merged key by key, anything else replaces what was there,
-and null removes an entry of a named section (a source, captioner, evaluation set or method).
+and null removes an entry of a named section (a source, captioner, evaluation set, method or checkpoint).
 """
 
 import io
@@ -13,7 +13,7 @@ from lotlip.errors import ParamsError
 from lotlip.params import parse_params
 from lotlip.records import write_text
 
-NAMED_SECTIONS = ("sources", "captioners", "evalsets", "methods")
+NAMED_SECTIONS = ("sources", "captioners", "evalsets", "methods", "checkpoints")
 
 
 def merge(base: Any, overlay: Any, path: tuple[str, ...] = ()) -> None:

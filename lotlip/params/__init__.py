@@ -36,6 +36,7 @@ from lotlip.params.file import (
 from lotlip.params.section import Section
 from lotlip.params.training import (
     Augment,
+    Checkpoint,
     Checkpoints,
     Compute,
     Decode,
@@ -65,6 +66,7 @@ __all__ = [
     "Augment",
     "Captioner",
     "CaptionerSettings",
+    "Checkpoint",
     "Checkpoints",
     "Column",
     "ColumnFilter",

@@ -200,6 +200,13 @@ class Method(Section):
         return self
 
 
+class Checkpoint(Section):
+    """A model that others trained, to be evaluated beside the methods: a folder, or a hub id and its commit."""
+
+    model: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+
 class Evaluate(Section):
     batch_size: PositiveInt
     device: Device
