@@ -32,8 +32,9 @@ def evaluate(
     json_file: JsonFile = None,
 ) -> None:
     """Measure a model on an evaluation set: recall in percent for retrieval, accuracy for classification."""
-    from lotlip.evaluation.evaluate import evaluate_on, open_encoder
+    from lotlip.evaluation.evaluate import evaluate_on
     from lotlip.evaluation.folder_check import check_folder, open_public_set
+    from lotlip.evaluation.opening import open_encoder
     from lotlip.evaluation.public_sets import PUBLIC_SETS
     from lotlip.evaluation.sets import read_evalset
     from lotlip.records import write_json
