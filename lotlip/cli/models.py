@@ -32,22 +32,21 @@ def evaluate(
     json_file: JsonFile = None,
 ) -> None:
     """Measure a model on an evaluation set: recall in percent for retrieval, accuracy for classification."""
-    from lotlip.evaluation.evaluate import evaluate_on
+    from lotlip.evaluation.evaluate import evaluate_model, evaluate_on
     from lotlip.evaluation.folder_check import check_folder, open_public_set
     from lotlip.evaluation.opening import open_encoder
     from lotlip.evaluation.public_sets import PUBLIC_SETS
-    from lotlip.evaluation.sets import read_evalset
     from lotlip.records import write_json
 
     if root is None:
         if dataset in PUBLIC_SETS:
             raise typer.BadParameter(f"--dataset {dataset} needs --root, where it lies; `lotlip check-set` says how.")
-        evalset, counts = read_evalset(Path(dataset)), {}
+        result = evaluate_model(model, Path(dataset), batch_size, device, revision)
     else:
         check = check_folder(dataset, root, images, normalize_long)
-        evalset, counts = open_public_set(check, allow_missing), check.counts()
-        print("\n".join(check.lines()), flush=True)
-    result = evaluate_on(open_encoder(model, batch_size, device, revision), evalset) | counts
+        evalset = open_public_set(check, allow_missing)
+        print(*check.lines(), sep="\n", flush=True)
+        result = evaluate_on(open_encoder(model, batch_size, device, revision), evalset) | check.counts()
     print_table(f"{model} on {dataset}", result)
     if json_file is not None:
         write_json(json_file, result)

@@ -51,7 +51,7 @@ class FolderCheck:
         lines = [f"missing file: {path}" for path in self.missing_files[:SHOWN]]
         lines += _more("files", self.missing_files)
         if self.missing_images:
-            lines.append(f"{len(self.missing_images):,} images are missing:")
+            lines.append(f"missing images: {len(self.missing_images):,}")
             lines += [f"  {path}" for path in self.missing_images[:SHOWN]] + _more("images", self.missing_images)
         return lines + [f"unreadable: {what}" for what in self.unreadable[:SHOWN]] + _more("rows", self.unreadable)
 
@@ -68,9 +68,9 @@ class FolderCheck:
     def lines(self) -> list[str]:
         """The whole finding for a reader: problems, counts, and where things belong when something is missing."""
         lines = [f"{self.name} in {self.root}: {self.size_in_words()}", *self.problems()]
-        counts = {"images have no text": len(self.without_text), "texts are empty": self.num_empty_texts}
-        counts |= {"images are named twice": self.num_duplicate_images}
-        lines += [f"{count:,} {what}" for what, count in counts.items() if count]
+        counts = {"images without a text": len(self.without_text), "empty texts": self.num_empty_texts}
+        counts |= {"images that an earlier entry names, too": self.num_duplicate_images}
+        lines += [f"{what}: {count:,}" for what, count in counts.items() if count]
         if self.problems() or not self.samples:
             lines += [f"What belongs into {self.root} (published at {self.spec.source}):"]
             lines += [f"  {file}" for file in self.spec.files]
