@@ -1,7 +1,7 @@
 """Overlays: merge `conf/*.yaml` into params.yaml, so that params.yaml always says what runs.
 
 An overlay has the shape of params.yaml; mappings are merged key by key, anything else replaces what was there,
-and null removes an entry of a named section (a source, captioner, evaluation set or method).
+and null removes an entry of a named section (a source, captioner, evaluation set, method or checkpoint).
 """
 
 import io
@@ -13,7 +13,7 @@ from lotlip.errors import ParamsError
 from lotlip.params import parse_params
 from lotlip.records import write_text
 
-NAMED_SECTIONS = ("sources", "captioners", "evalsets", "methods")
+NAMED_SECTIONS = ("sources", "captioners", "evalsets", "methods", "checkpoints")
 
 
 def merge(base: Any, overlay: Any, path: tuple[str, ...] = ()) -> None:
@@ -27,13 +27,20 @@ def merge(base: Any, overlay: Any, path: tuple[str, ...] = ()) -> None:
             base[key] = value
 
 
-def apply_overlays(overlays: Sequence[Path], settings: Sequence[str], target: Path = Path("params.yaml")) -> None:
+def apply_overlays(
+    overlays: Sequence[Path],
+    settings: Sequence[str],
+    target: Path = Path("params.yaml"),
+    only: Sequence[str] = (),
+) -> None:
     """Merge overlay files and `section.key=value` settings into `target`; its comments stay.
 
-    Nothing is written unless the result is a valid params.yaml.
+    Nothing is written unless the result is a valid params.yaml. With `only`, of the named sections of the overlays
+    nothing but the entries of these names is taken.
 
     Raises:
-        ParamsError: a file is missing or no mapping, a setting has no `=`, or the result is not valid.
+        ParamsError: a file is missing or no mapping, no overlay has an entry of a name in `only`, a setting has no
+            `=`, or the result is not valid.
     """
     from ruamel.yaml import YAML
 
@@ -45,14 +52,30 @@ def apply_overlays(overlays: Sequence[Path], settings: Sequence[str], target: Pa
     )
     yaml.indent(mapping=2, sequence=4, offset=2)
     base = _read(yaml, target)
-    for overlay in overlays:
-        merge(base, _read(yaml, overlay))
+    wanted = [_read(yaml, overlay) for overlay in overlays]
+    if only:
+        _pick(wanted, only)
+    for overlay in wanted:
+        merge(base, overlay)
     for setting in settings:
         merge(base, _parse_setting(yaml, setting))
     buffer = io.StringIO()
     yaml.dump(base, buffer)
     parse_params(YAML(typ="safe", pure=True).load(buffer.getvalue()), " + ".join(map(str, [target, *overlays])))
     write_text(target, buffer.getvalue())
+
+
+def _pick(overlays: Sequence[Any], names: Sequence[str]) -> None:
+    """Take other entries than those named out of the named sections, in place."""
+    sections = [overlay[name] for overlay in overlays for name in NAMED_SECTIONS if overlay.get(name)]
+    known = {entry for section in sections for entry in section}
+    if unknown := [name for name in names if name not in known]:
+        raise ParamsError(
+            f"--only {unknown[0]}: the overlays have no such entry, they have {', '.join(sorted(known))}."
+        )
+    for section in sections:
+        for entry in [entry for entry in section if entry not in names]:
+            del section[entry]
 
 
 def _read(yaml: Any, path: Path) -> Any:

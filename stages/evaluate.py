@@ -14,17 +14,11 @@ def main(name: str) -> None:
     # Imported once the name is known to be right: torch and transformers take seconds.
     import transformers
 
-    from lotlip.evaluation.evaluate import evaluate_on, open_encoder
-    from lotlip.evaluation.sets import read_evalset
+    from lotlip.evaluation.evaluate import evaluate_on_sets
 
     transformers.utils.logging.disable_progress_bar()
-    sets = [read_evalset(Path("data/evalsets") / evalset) for evalset in params.evalsets]
-    encoder = open_encoder(Path("models") / name, params.evaluate.batch_size, params.evaluate.device)
-    report = {}
-    for evalset in sets:
-        report[evalset.name] = evaluate_on(encoder, evalset)
-        shown = ", ".join(f"{key} {value:g}" for key, value in report[evalset.name].items())
-        print(f"evaluate {name} on {evalset.name}: {shown}", flush=True)
+    evalsets = [Path("data/evalsets") / evalset for evalset in params.evalsets]
+    report = evaluate_on_sets(name, Path("models") / name, evalsets, params.evaluate)
     write_json(Path("reports/evaluate") / f"{name}.json", report)
 
 

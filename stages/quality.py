@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lotlip.data.layouts import read_layout
+from lotlip.data.layouts.datasets import read_dataset
 from lotlip.data.manifest import read_manifest
 from lotlip.data.statistics import dataset_statistics
 from lotlip.evaluation.agreement import ObjectNames
@@ -41,7 +41,7 @@ def main() -> None:
 
 def _texts(folders: list[Path]) -> Iterator[tuple[str, ...]]:
     for folder in folders:
-        yield from (entry.texts for entry in read_layout("manifest", folder))
+        yield from (entry.texts for entry in read_dataset(folder))
 
 
 if __name__ == "__main__":

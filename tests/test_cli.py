@@ -70,7 +70,7 @@ def test_heavy_packages_wait_for_their_command() -> None:
     ("arguments", "message"),
     [
         (("stats", "iiw", "nowhere"), "nowhere does not exist"),
-        (("stats", "iwi", "conf"), "expected one of manifest, jsonl, iiw"),
+        (("stats", "iwi", "conf"), "expected one of manifest, jsonl, csv, iiw"),
         (("evaluate", "models/none", "--dataset", "data/none"), "models/none"),
         (("caption", "data/none", "out", "--captioner", "lava"), "did you mean 'llava'?"),
         (("download", "none.tsv", "out"), "none.tsv"),

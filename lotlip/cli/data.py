@@ -9,7 +9,7 @@ from lotlip.cli.app import AsJson, JsonFile, TableFormat, app
 from lotlip.cli.arguments import as_column, check_new, make_section
 from lotlip.cli.shown import print_json, print_table
 
-SETS = ("manifest", "jsonl", "iiw", "dci", "sharegpt4v", "urban1k", "coco", "flickr30k")
+SETS = ("manifest", "jsonl", "csv", "iiw", "dci", "sharegpt4v", "urban1k", "docci", "coco", "flickr30k", "imagenet")
 
 
 @app.command()
@@ -104,7 +104,7 @@ def stats(
     """Count images, texts, sub-captions a text and tokens a text, as the paper's table does."""
     from itertools import islice
 
-    from lotlip.data.layouts import read_layout
+    from lotlip.data.layouts.readers import read_layout
     from lotlip.data.statistics import dataset_statistics, token_counter
     from lotlip.params import load_params
 

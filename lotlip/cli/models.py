@@ -8,23 +8,77 @@ import typer
 from lotlip.cli.app import Device, JsonFile, app
 from lotlip.cli.shown import print_table
 
+Root = Annotated[Path | None, typer.Option(help="Folder of a published set, or its annotation file.")]
+Images = Annotated[Path | None, typer.Option(help="What image names are relative to; default: ROOT.")]
+Normalize = Annotated[
+    bool | None,
+    typer.Option(help="Split texts into sub-captions and join them by '. '; default: as the set's texts are, long."),
+]
+
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model folder, e.g. models/lotlip.")],
-    dataset: Annotated[Path, typer.Option(help="Evaluation set folder, e.g. data/evalsets/long.")],
+    model: Annotated[str, typer.Argument(help="Model folder, e.g. models/lotlip, or hub id.")],
+    dataset: Annotated[
+        str, typer.Option(help="Published set with --root (`lotlip check-set`), or a folder like data/evalsets/long.")
+    ],
+    root: Root = None,
+    images: Images = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave missing images out, and count them.")] = False,
+    normalize_long: Normalize = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Measure a model on an evaluation set: recall in percent for retrieval, accuracy for classification."""
-    from lotlip.evaluation.evaluate import evaluate_model
+    from lotlip.evaluation.evaluate import evaluate_model, evaluate_on
+    from lotlip.evaluation.folder_check import check_folder, open_public_set
+    from lotlip.evaluation.opening import open_encoder
+    from lotlip.evaluation.public_sets import PUBLIC_SETS
     from lotlip.records import write_json
 
-    result = evaluate_model(model, dataset, batch_size, device)
+    if root is None:
+        if dataset in PUBLIC_SETS:
+            raise typer.BadParameter(f"--dataset {dataset} needs --root, where it lies; `lotlip check-set` says how.")
+        result = evaluate_model(model, Path(dataset), batch_size, device, revision)
+    else:
+        check = check_folder(dataset, root, images, normalize_long)
+        evalset = open_public_set(check, allow_missing)
+        print(*check.lines(), sep="\n", flush=True)
+        result = evaluate_on(open_encoder(model, batch_size, device, revision), evalset) | check.counts()
     print_table(f"{model} on {dataset}", result)
     if json_file is not None:
         write_json(json_file, result)
+
+
+@app.command("check-set")
+def check_set(
+    name: Annotated[str | None, typer.Argument(help="Published set; without one all are listed.")] = None,
+    root: Root = None,
+    images: Images = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Say which files of a published set are missing and where they belong; status 1 if anything is."""
+    from lotlip.evaluation.damaged_images import damaged_images
+    from lotlip.evaluation.folder_check import check_folder
+    from lotlip.evaluation.public_sets import PUBLIC_SETS, public_set
+    from lotlip.records import write_json
+
+    if name is None or root is None:
+        for one in [name] if name else PUBLIC_SETS:
+            spec = public_set(one)
+            size = f"{spec.num_images:,} images, " if spec.num_images else ""
+            print(f"{one}: {size}published at {spec.source}", *spec.files, sep="\n  ")
+        return
+    check = check_folder(name, root, images)
+    damaged = damaged_images(check) if decode else []
+    print(*check.lines(), *(f"damaged: {what}" for what in damaged), sep="\n")
+    if json_file is not None:
+        write_json(json_file, {**check.record(), "damaged": damaged})
+    if check.problems() or not check.samples or damaged:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -15,14 +15,18 @@ def configure(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, e.g. train.epochs=2; repeatable.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an overlay's sources, sets, methods ... the entry of this name; repeatable."),
+    ] = None,
 ) -> None:
     """Merge overlays and settings into params.yaml, checked before it is written. `git diff` shows the change."""
     from lotlip.overlays import apply_overlays
-    from lotlip.params import load_params
+    from lotlip.params import PublishedEvalset, load_params
 
     if not overlays and not settings:
         raise typer.BadParameter("give an overlay file or --set section.key=value")
-    apply_overlays(overlays or [], settings or [])
+    apply_overlays(overlays or [], settings or [], only=only or [])
     params = load_params()
     name = params.validate_.baseline
     if name is not None and not Path(f"conf/baselines/{name}.json").is_file():
@@ -30,6 +34,9 @@ def configure(
     for name, source in params.sources.items():
         if isinstance(source.path, Path) and not source.path.exists():
             print(f"warning: sources.{name}.path: {source.path} is missing; `dvc repro` needs it.", file=sys.stderr)
+    for name, evalset in params.evalsets.items():
+        if isinstance(evalset, PublishedEvalset) and not evalset.path.exists():
+            print(f"warning: evalsets.{name}.path: {evalset.path} is missing; `dvc repro` needs it.", file=sys.stderr)
     print("params.yaml is written: `git diff params.yaml` shows the change, `dvc repro` runs it.")
 
 

@@ -20,7 +20,8 @@ from lotlip.data.shards import ShardReader
 from lotlip.data.tables import read_table
 from lotlip.errors import DataError
 from lotlip.evaluation.agreement import ObjectNames, consensus, overlap, support
-from lotlip.evaluation.similarity import Encoder, caption_similarity
+from lotlip.evaluation.encoders import Encoder
+from lotlip.evaluation.similarity import caption_similarity
 from lotlip.records import publish_folder
 from lotlip.text.subcaptions import split_sub_captions
 

@@ -81,9 +81,19 @@ def _training(results: Results) -> Iterator[DataLoss]:
 
 def _sets(results: Results) -> Iterator[DataLoss]:
     for name, report in results.evalset.items():
-        if (skipped := report.get("num_skipped_without_text")) is not None:
-            total = report["num_images"] + skipped
-            yield DataLoss(f"evalset@{name}", "images without a text", skipped, total)
+        stage, skipped, missing = (
+            f"evalset@{name}",
+            report.get("num_skipped_without_text"),
+            report.get("num_missing_images"),
+        )
+        total = report["num_images"] + (skipped or 0) + (missing or 0)
+        if skipped is not None:
+            yield DataLoss(stage, "images without a text", skipped, total)
+        if missing is not None:
+            yield DataLoss(stage, "images that its folder lacks", missing, total)
+            yield DataLoss(
+                stage, "empty texts", report["num_empty_texts"], report["num_texts"] + report["num_empty_texts"]
+            )
 
 
 def _why(reasons: dict[str, int]) -> str:

@@ -1,7 +1,8 @@
-"""Making evaluation sets: from rendered scenes, or from the held-out share of a source."""
+"""Making evaluation sets: from rendered scenes, the held-out share of a source, or a published set."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,8 +12,10 @@ from lotlip.data.loading.samples import is_held_out
 from lotlip.data.manifest import read_manifest
 from lotlip.data.shards import ShardReader, encode_png
 from lotlip.errors import DataError
+from lotlip.evaluation.folder_check import FolderCheck
+from lotlip.evaluation.public_sets import imagenet_classes, imagenet_templates
 from lotlip.params import ScenesEvalset
-from lotlip.records import publish_folder, sha256_bytes, write_json, write_text
+from lotlip.records import publish_folder, sha256_bytes, sha256_file, write_json, write_text
 from lotlip.sample import scenes
 from lotlip.text.subcaptions import normalize_long, split_sub_captions
 
@@ -96,23 +99,70 @@ def write_evalset(folder: Path, texts: str, items: Iterable[Item]) -> dict[str, 
             target = {"label": item.label} if is_classes else {"texts": list(item.texts)}
             rows.append({"image": f"images/{item.name}", **target})
         _refuse_empty(folder, rows, num_skipped)
-        write_text(staging / "samples.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-        num_texts = sum(len(row.get("texts", ())) for row in rows)
-        write_json(staging / "set.json", _header(texts, len(rows), num_texts))
-    return _class_report(rows) if is_classes else _text_report(rows, num_skipped)
+        classes = scenes.CLASS_NAMES if is_classes else ()
+        _write_rows(staging, rows, texts, texts == "reference", classes, scenes.CLASS_TEMPLATES)
+    return _class_report(rows, len(scenes.CLASS_NAMES)) if is_classes else _text_report(rows, num_skipped)
 
 
-def _header(texts: str, num_images: int, num_texts: int) -> dict[str, Any]:
-    is_classes = texts == "classes"
+def write_public_set(folder: Path, check: FolderCheck, allow_missing: bool) -> dict[str, float | int]:
+    """Write a published set whose images stay where they are: each row has its image's SHA-256, set.json the root.
+
+    Args:
+        folder: becomes the set; what was there is replaced.
+        check: what lies in the set's folder.
+        allow_missing: missing images are left out and counted; else they are an error.
+
+    Returns:
+        As `write_evalset`, and `num_missing_images`, `num_empty_texts`, `num_duplicate_images` (with the same bytes
+        as an earlier one), and `num_set_images`, how many the whole set has.
+
+    Raises:
+        DataError: as `FolderCheck.refuse_problems`, or an image cannot be read.
+    """
+    check.refuse_problems(allow_missing)
+    is_classes = check.spec.task == "classification"
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        hashes = list(pool.map(sha256_file, (check.images_root / sample.image for sample in check.samples)))
+    rows: list[dict[str, Any]] = [
+        {"image": sample.image, "sha256": sha256}
+        | ({"label": sample.label} if is_classes else {"texts": list(sample.texts)})
+        for sample, sha256 in zip(check.samples, hashes, strict=True)
+    ]
+    classes = tuple(imagenet_classes().values()) if is_classes else ()
+    with publish_folder(folder) as staging:
+        root, texts = str(check.images_root), "classes" if is_classes else check.name
+        _write_rows(staging, rows, texts, check.normalize_long, classes, imagenet_templates(), root)
+    report = _class_report(rows, len(classes)) if is_classes else _text_report(rows, len(check.without_text))
     return {
-        "task": "classification" if is_classes else "retrieval",
-        "texts": texts,
-        "num_images": num_images,
-        "num_texts": num_texts,
-        "classes": list(scenes.CLASS_NAMES) if is_classes else [],
-        "templates": list(scenes.CLASS_TEMPLATES) if is_classes else [],
-        "normalize_long": texts == "reference",
+        **report,
+        "num_missing_images": len(check.missing_images),
+        "num_empty_texts": check.num_empty_texts,
+        "num_duplicate_images": len(hashes) - len(set(hashes)),
+        "num_set_images": check.spec.num_images or len(rows),
     }
+
+
+def _write_rows(
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    texts: str,
+    normalize: bool,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    root: str | None = None,
+) -> None:
+    """samples.jsonl and set.json; `root` is where the images lie, None: in the folder itself."""
+    write_text(folder / "samples.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    header = {
+        "task": "classification" if classes else "retrieval",
+        "texts": texts,
+        "num_images": len(rows),
+        "num_texts": sum(len(row.get("texts", ())) for row in rows),
+        "classes": list(classes),
+        "templates": list(templates) if classes else [],
+        "normalize_long": normalize,
+    }
+    write_json(folder / "set.json", header if root is None else {**header, "root": root})
 
 
 def _text_report(rows: list[dict[str, Any]], num_skipped: int) -> dict[str, float | int]:
@@ -131,11 +181,11 @@ def _text_report(rows: list[dict[str, Any]], num_skipped: int) -> dict[str, floa
     }
 
 
-def _class_report(rows: list[dict[str, Any]]) -> dict[str, float | int]:
+def _class_report(rows: list[dict[str, Any]], num_classes: int) -> dict[str, float | int]:
     return {
         "num_images": len(rows),
         "num_texts": 0,
-        "num_classes": len(scenes.CLASS_NAMES),
+        "num_classes": num_classes,
         "num_classes_present": len({row["label"] for row in rows}),
     }
 

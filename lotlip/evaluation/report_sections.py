@@ -213,6 +213,7 @@ def _losses(results: Results) -> Markup:
 def _evalsets(results: Results) -> Markup:
     columns = {
         "num_images": "images",
+        "num_set_images": "of the whole set",
         "num_texts": "texts",
         "num_classes": "classes",
         "sub_captions_per_text": "sub-captions a text",

@@ -1,12 +1,14 @@
 """Reading evaluation sets: `set.json`, `samples.jsonl` and the images, whatever they were made from."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lotlip.data.evalset_files import images_root, inside, write_again
 from lotlip.errors import DataError
-from lotlip.records import read_json
+from lotlip.records import read_json, sha256_file
 
 Task = Literal["retrieval", "classification"]
 
@@ -29,8 +31,8 @@ def read_evalset(folder: Path) -> EvalSet:
     """Read a set and check it.
 
     Raises:
-        DataError: a file or an image is missing, a row is not what its task needs, the set is empty, or its
-            counts differ from `set.json`.
+        DataError: a file or an image is missing, an image of a published set has changed, a row is not what its task
+            needs, the set is empty, or its counts differ from `set.json`.
     """
     header = read_json(folder / "set.json")
     rows = _read_rows(folder / "samples.jsonl", header["task"], len(header["classes"]))
@@ -38,13 +40,8 @@ def read_evalset(folder: Path) -> EvalSet:
     found = {"num_images": len(rows), "num_texts": len(texts)}
     promised = {name: header[name] for name in found}
     if found != promised or not rows:
-        raise DataError(f"{folder}/samples.jsonl holds {found}; set.json says {promised}. {_again(folder)}")
-    images = tuple(folder / row["image"] for row in rows)
-    missing = [image for image in images if not image.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(images)} images of {folder} are missing, first {missing[0].name}. {_again(folder)}"
-        )
+        raise DataError(f"{folder}/samples.jsonl holds {found}; set.json says {promised}. {write_again(folder)}")
+    images = _find_images(folder, images_root(folder, header), rows)
     return EvalSet(
         name=folder.name,
         task=header["task"],
@@ -61,7 +58,7 @@ def _read_rows(path: Path, task: Task, num_classes: int) -> list[dict[str, Any]]
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing. {_again(path.parent)}") from None
+        raise DataError(f"{path} is missing. {write_again(path.parent)}") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -79,5 +76,23 @@ def _read_rows(path: Path, task: Task, num_classes: int) -> list[dict[str, Any]]
     return rows
 
 
-def _again(folder: Path) -> str:
-    return f"Write the set again: `dvc repro -f evalset@{folder.name}`."
+def _find_images(folder: Path, root: Path, rows: list[dict[str, Any]]) -> tuple[Path, ...]:
+    """The images of the rows; those of a published set, which anyone may change, must still have their SHA-256."""
+    images = tuple(inside(root, row["image"]) for row in rows)
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        is_there = list(pool.map(Path.is_file, images))
+        missing = [image for image, there in zip(images, is_there, strict=True) if not there]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(images)} images of {folder} are missing below {root}, first "
+                f"{missing[0].relative_to(root)}. Bring them back. {write_again(folder)}"
+            )
+        pinned = [(image, row["sha256"]) for image, row in zip(images, rows, strict=True) if "sha256" in row]
+        found = pool.map(sha256_file, (image for image, _ in pinned))
+        changed = [image for (image, wanted), sha256 in zip(pinned, found, strict=True) if sha256 != wanted]
+    if changed:
+        raise DataError(
+            f"{len(changed)} of {len(images)} images of {folder} have changed since then, first {changed[0]}. "
+            f"Bring the old ones back, or write the set with the new ones: `dvc repro evalset@{folder.name}`."
+        )
+    return images

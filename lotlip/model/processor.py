@@ -77,7 +77,7 @@ class LotlipProcessor:
     def transform(self, picture: Picture) -> Tensor:
         """Normalised pixels, float32 [3, S, S], of one Pillow image or image file."""
         settings = self.image_settings
-        return eval_transform(_open(picture), settings.size, settings.mean, settings.std)
+        return eval_transform(open_picture(picture), settings.size, settings.mean, settings.std)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer's files and the image settings into `folder`."""
@@ -121,7 +121,12 @@ def _find(source: str | Path, revision: str | None) -> Path:
         raise ModelError(f"{source} at {revision} cannot be fetched from the hub: {error}") from error
 
 
-def _open(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
+    """The RGB pixels of a Pillow image, or of an image file, upright and on white.
+
+    Raises:
+        DataError: the file is missing or unreadable; the message names it.
+    """
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     try:

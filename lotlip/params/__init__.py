@@ -36,6 +36,7 @@ from lotlip.params.file import (
 from lotlip.params.section import Section
 from lotlip.params.training import (
     Augment,
+    Checkpoint,
     Checkpoints,
     Compute,
     Decode,
@@ -45,6 +46,7 @@ from lotlip.params.training import (
     HoldoutEvalset,
     Method,
     Precision,
+    PublishedEvalset,
     ScenesEvalset,
     Train,
 )
@@ -64,6 +66,7 @@ __all__ = [
     "Augment",
     "Captioner",
     "CaptionerSettings",
+    "Checkpoint",
     "Checkpoints",
     "Column",
     "ColumnFilter",
@@ -86,6 +89,7 @@ __all__ = [
     "Params",
     "Pipeline",
     "Precision",
+    "PublishedEvalset",
     "Quality",
     "RawRules",
     "Report",

@@ -11,12 +11,15 @@ from lotlip.params.captioning import Captioner, Executor
 from lotlip.params.data import Download, Source
 from lotlip.params.explain import problems
 from lotlip.params.section import Name, S3Url, Section
-from lotlip.params.training import Evalset, Evaluate, HoldoutEvalset, Method, Train
+from lotlip.params.training import Checkpoint, Evalset, Evaluate, HoldoutEvalset, Method, Train
 from lotlip.params.validation import Quality, Validate
 
 RESERVED_NAMES = frozenset(
     {"image", "raw", "joins", "drift", "index", "summary"}
 )  # what quarantine tables and Data Docs call other things
+
+
+RESERVED_ROWS = frozenset({"chance"})  # of the comparison
 
 
 class Report(Section):
@@ -56,6 +59,7 @@ class Params(Section):
     evalsets: Annotated[dict[Name, Evalset], Field(min_length=1)]
     train: Train
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
+    checkpoints: dict[Name, Checkpoint]
     evaluate: Evaluate
     report: Report
     tracking: Tracking
@@ -115,6 +119,9 @@ def parse_params(values: Any, where: str) -> Params:
         params.captioners_of(name)
         _check_crops(name, params)
         _check_weights(name, params)
+    for name in sorted(params.checkpoints.keys() & {*params.methods, *RESERVED_ROWS}):
+        taken = "a method" if name in params.methods else "a row of the comparison"
+        raise ParamsError(f"{where}: checkpoints.{name}: {taken} has this name, call the checkpoint something else.")
     for name, evalset in params.evalsets.items():
         if isinstance(evalset, HoldoutEvalset):
             _check_holdout(name, evalset, params)

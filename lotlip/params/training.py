@@ -29,7 +29,34 @@ class HoldoutEvalset(Section):
         return self.path.name
 
 
-Evalset = Annotated[ScenesEvalset | HoldoutEvalset, Field(discriminator="kind")]
+class PublishedEvalset(Section):
+    """A published set, or one's own in a simple layout (`lotlip check-set` lists them); its images stay where they are.
+
+    `path` is its folder or annotation file, watched by DVC. `images` is what image names are relative to where that is
+    elsewhere, such as all of SA-1B; DVC does not watch it, and the set holds the SHA-256 of every image used.
+    """
+
+    kind: Literal["published"]
+    dataset: Literal[
+        "sharegpt4v_1k",
+        "sharegpt4v_10k",
+        "dci",
+        "iiw",
+        "urban1k",
+        "docci",
+        "coco",
+        "flickr30k",
+        "imagenet",
+        "jsonl",
+        "csv",
+    ]
+    path: Path
+    images: Path | None = None
+    allow_missing: bool = False
+    normalize_long: bool | None = None
+
+
+Evalset = Annotated[ScenesEvalset | HoldoutEvalset | PublishedEvalset, Field(discriminator="kind")]
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -172,6 +199,13 @@ class Method(Section):
         if self.objective == "late_interaction" and (self.num_long or self.corner_tokens):
             raise ValueError("objective: late_interaction takes one text an image and no corner_tokens")
         return self
+
+
+class Checkpoint(Section):
+    """A model that others trained, to be evaluated beside the methods: a folder, or a hub id and its commit."""
+
+    model: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
 
 
 class Evaluate(Section):

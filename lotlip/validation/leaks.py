@@ -1,10 +1,10 @@
 """The leak gate: training images that are images of an evaluation set, or nearly so, by their hashes."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lotlip.data.evalset_files import evalset_images, write_again
 from lotlip.data.images import check_image
 from lotlip.data.loading.samples import is_held_out, source_of
 from lotlip.data.near_duplicates import near_pairs, parse_hashes
@@ -78,29 +78,14 @@ def mark_leaks(table: "pd.DataFrame", trained: "pd.Series[bool]", leaks: "pd.Dat
 def _hashes(folder: Path, max_pixels: int) -> tuple[list[Path], list[str], list[str]]:
     """Images of an evaluation set, their SHA-256 and their perceptual hashes."""
     images, digests, hashes = [], [], []
-    for path in _images(folder):
+    for path in evalset_images(folder):
         try:
             data = path.read_bytes()
             hashes.append(check_image(data, max_pixels).phash)  # as the tables' hashes were made
         except FileNotFoundError:
-            raise DataError(f"{path} is missing. {_again(folder)}") from None
+            raise DataError(f"{path} is missing. {write_again(folder)}") from None
         except DataError as error:
-            raise DataError(f"{path}: {error}. {_again(folder)}") from None
+            raise DataError(f"{path}: {error}. {write_again(folder)}") from None
         images.append(path)
         digests.append(sha256_bytes(data))
     return images, digests, hashes
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    path = folder / "samples.jsonl"
-    try:
-        for line in path.read_text().splitlines():
-            yield folder / json.loads(line)["image"]
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. {_again(folder)}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: a line is no object with 'image' ({error}). {_again(folder)}") from None
-
-
-def _again(folder: Path) -> str:
-    return f"Write the set again: `dvc repro -f evalset@{folder.name}`."

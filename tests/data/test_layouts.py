@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from lotlip.cli.data import SETS
-from lotlip.data.layouts import LAYOUTS, Entry, read_layout
+from lotlip.data.layouts.entries import Entry
+from lotlip.data.layouts.readers import LAYOUTS, read_layout
 from lotlip.data.statistics import dataset_statistics
 from lotlip.data.tables import Row
 from lotlip.errors import DataError
@@ -114,7 +115,7 @@ def test_karpathy_splits_give_five_texts_of_test_images(name: str, file: str, tm
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("nothing", {}, "expected one of manifest, jsonl, iiw"),
+        ("nothing", {}, "expected one of manifest, jsonl, csv, iiw"),
         ("manifest", {}, "manifest.json is missing"),
         ("manifest", {"manifest.json": "[]"}, "is of kind None"),
         ("jsonl", {"samples.jsonl": '{"texts": ["a"]}\n{'}, "line 2: expected a JSON object"),

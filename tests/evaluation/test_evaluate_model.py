@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from lotlip import LotlipModel, LotlipProcessor
 from lotlip.errors import DataError, ModelError
-from lotlip.evaluation.evaluate import evaluate_model, open_encoder
+from lotlip.evaluation.evaluate import evaluate_model
 from lotlip.evaluation.make_sets import scene_items, write_evalset
+from lotlip.evaluation.opening import open_encoder
 from lotlip.evaluation.retrieval import retrieval_metrics
 from lotlip.evaluation.sets import read_evalset
 from lotlip.params import ScenesEvalset

@@ -91,6 +91,7 @@ def write_evalset(folder: Path, images: dict[str, bytes]) -> Path:
         (folder / "images" / name).write_bytes(data)
     lines = [json.dumps({"image": f"images/{name}", "texts": ["a text"]}) for name in images]
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "set.json").write_text("{}")
     return folder
 
 

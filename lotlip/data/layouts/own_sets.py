@@ -1,0 +1,86 @@
+"""Sets of one's own: JSON lines or CSV that name an `image` and its `text` or `texts`."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lotlip.data.layouts.entries import Entry, Found, MissingFile, each, json_object, read_lines, short
+from lotlip.errors import DataError
+
+_TEXT_COLUMN = re.compile(r"text(_?\d+)?")
+
+
+def read_jsonl(path: Path) -> Iterator[Found]:
+    """Objects with `texts` or one `text`, one a line: a file, or a folder with samples.jsonl (an evaluation set)."""
+
+    def make(where: str, line: bytes) -> Entry:
+        row = json_object(where, line)
+        texts = row.get("texts", [row["text"]] if "text" in row else [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{where}: `texts` must be a list of strings, got {short(texts)}.")
+        image = row.get("image", "")
+        if not isinstance(image, str):
+            raise DataError(f"{where}: `image` must be a path, got {short(image)}.")
+        return Entry(image, tuple(texts))
+
+    yield from _merged(each(read_lines(_only(path, "samples.jsonl")), make))
+
+
+def read_csv(path: Path) -> Iterator[Found]:
+    """A header with `image` and `text`, or `text_1`, `text_2` ...; an image of several rows has the texts of all.
+
+    `path` is the file, or a folder with samples.csv or no other CSV file. Empty cells are no texts.
+    """
+    file = _only(path, "samples.csv")
+    # Bytes that are not UTF-8 come through as surrogates, so that their row can be named.
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        columns = [number for number, name in enumerate(header) if _TEXT_COLUMN.fullmatch(name)]
+        if "image" not in header or not columns:
+            raise DataError(
+                f"{file}: expected columns `image` and `text` (or text_1, text_2 ...), got {short(header)}."
+            )
+        image = header.index("image")
+
+        def make(where: str, row: list[str]) -> Entry:
+            if len(row) != len(header):
+                raise DataError(f"{where}: expected {len(header)} cells, got {len(row)}: {short(row)}.")
+            if any("\ud800" <= letter <= "\udfff" for cell in row for letter in cell):
+                raise DataError(f"{where} is not UTF-8: {short(row)}.")
+            return Entry(row[image], tuple(row[number] for number in columns if row[number]))
+
+        yield from _merged(each(_numbered(file, reader), make))
+
+
+def _numbered(file: Path, reader: "Iterator[list[str]]") -> Iterator[tuple[str, list[str]]]:
+    try:
+        for row in reader:
+            if row:
+                yield f"{file}, line {reader.line_num}", row  # type: ignore[attr-defined]
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: {error}.") from None  # type: ignore[attr-defined]
+
+
+def _only(path: Path, default: str) -> Path:
+    """A file, or in a folder the one of the default name or else the only one with its ending."""
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob(f"*{Path(default).suffix}"))
+    if len(files) == 1 or (path / default) in files:
+        return (path / default) if (path / default) in files else files[0]
+    raise MissingFile(path / default, f"{len(files)} other files end so; name one of them, or call it {default}.")
+
+
+def _merged(found: Iterable[Found]) -> Iterator[Found]:
+    """Rows of one image as one entry, at the place of the first; rows that name no image stay apart."""
+    errors: list[DataError] = []
+    texts: dict[str | int, list[str]] = {}
+    for number, one in enumerate(found):
+        if isinstance(one, DataError):
+            errors.append(one)
+        else:
+            texts.setdefault(one.image or number, []).extend(one.texts)
+    yield from errors
+    yield from (Entry(key if isinstance(key, str) else "", tuple(of_image)) for key, of_image in texts.items())

@@ -1,0 +1,49 @@
+"""Published sets of short texts and of classes: MSCOCO and Flickr30k in Karpathy's splits, ImageNet."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lotlip.data.layouts.entries import IMAGE_ENDINGS, Entry, Found, Reader, as_list, as_text, each, read_json_file
+from lotlip.errors import DataError
+
+TEXTS_AN_IMAGE = 5  # of MSCOCO and Flickr30k; a few images of MSCOCO have more, which nobody scores
+_WORDNET_ID = re.compile(r"n\d{8}")
+
+
+def karpathy(default: str) -> Reader:
+    """A reader of the test split of a Karpathy-split JSON, five texts an image; `default` is its file's name."""
+
+    def read(path: Path) -> Iterator[Found]:
+        file = path / default if path.is_dir() else path
+        record = read_json_file(file)
+        images = as_list(record.get("images") if isinstance(record, dict) else None, f"{file}: `images`")
+        found = [(i, row) for i, row in enumerate(images) if isinstance(row, dict) and row.get("split") == "test"]
+        if not found:
+            raise DataError(f"{file}: none of {len(images)} images has `split` test; expected a Karpathy-split JSON.")
+        yield from each(((f"{file}, image {number}", row) for number, row in found), make)
+
+    def make(where: str, row: dict[str, Any]) -> Entry:
+        folder = as_text(row, "filepath", where) if row.get("filepath") else ""
+        name = "/".join(part for part in (folder, as_text(row, "filename", where)) if part)
+        sentences = as_list(row.get("sentences"), f"{where}: `sentences`")
+        return Entry(name, tuple(as_text(sentence, "raw", where) for sentence in sentences[:TEXTS_AN_IMAGE]))
+
+    return read
+
+
+def read_imagenet(path: Path) -> Iterator[Found]:
+    """Class folders named by WordNet id, or a folder `val` of them; the id is the label."""
+    prefix = "val/" if (path / "val").is_dir() else ""
+    top = path / prefix
+    folders = sorted(folder for folder in top.glob("*") if folder.is_dir() and _WORDNET_ID.fullmatch(folder.name))
+    if not folders:
+        raise DataError(
+            f"{top} holds no class folder such as n01440764/: sort the validation images into one a class, named by "
+            "WordNet id."
+        )
+    for folder in folders:
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() in IMAGE_ENDINGS:
+                yield Entry(f"{prefix}{folder.name}/{file.name}", (), folder.name)

@@ -1,0 +1,163 @@
+"""Open a model for evaluation, whoever trained it: a folder, or a hub id pinned to a commit."""
+
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lotlip.errors import DataError, ModelError
+from lotlip.evaluation.encoders import SIGLIP, BatchEncoder, LotlipEncoder, TransformersEncoder
+from lotlip.records import read_json
+from lotlip.storage.copies import local_path
+
+OURS = "lotlip"
+TRANSFORMERS = ("clip", *SIGLIP, "align")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A folder, or a hub id and its commit."""
+
+    name: str
+    revision: str | None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.revision is None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `from_pretrained`."""
+        return {"revision": self.revision, "local_files_only": self.is_folder, "trust_remote_code": False}
+
+
+def open_encoder(model: str | Path, batch_size: int, device: str, revision: str | None = None) -> BatchEncoder:
+    """Load a model with its tokenizer and image processor, in float32.
+
+    Args:
+        model: a folder that training or `lotlip convert` wrote, or a folder or hub id of transformers' CLIP, SigLIP,
+            SigLIP 2 or ALIGN.
+        batch_size: images or texts embedded at once.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        revision: commit of a hub id, 40 digits; of a folder it is not looked at.
+
+    Raises:
+        ModelError: there is no such model, it is of another type, or weights, tokenizer or image settings are missing.
+    """
+    source = _locate(model, revision)
+    model_type = _model_type(source)
+    # Weights as .bin hold nothing but tensors or are refused; asked for from the hub, transformers would besides have
+    # a service there convert them.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+    if model_type == OURS:
+        return _open_ours(source, batch_size, device)
+    if model_type in TRANSFORMERS:
+        return _open_transformers(source, batch_size, device)
+    raise ModelError(
+        f"{source.name} holds a checkpoint of type {model_type!r}; expected a model of images and texts, of type "
+        f"{', '.join((OURS, *TRANSFORMERS))}. A tower alone cannot be evaluated; released weights of Long-CLIP and "
+        "LoTLIP become such a folder by `lotlip convert`."
+    )
+
+
+def _locate(model: str | Path, revision: str | None) -> _Source:
+    folder = local_path(model)
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return _Source(str(folder), None)
+        raise ModelError(
+            f"{model} holds no model (no config.json): run `dvc repro train@{folder.name}`, or give the folder that "
+            "training, `lotlip convert` or `save_pretrained` wrote."
+        )
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ModelError(
+            f"{model} is no folder here: run `dvc repro train@{folder.name}`, or correct the path; a hub id needs its "
+            f"commit, 40 digits, as revision, which is {revision!r}."
+        )
+    return _Source(str(model), revision)
+
+
+def _model_type(source: _Source) -> str | None:
+    if source.is_folder:
+        record = read_json(Path(source.name) / "config.json")
+    else:
+        from transformers import PreTrainedConfig
+
+        try:
+            record, _ = PreTrainedConfig.get_config_dict(source.name, revision=source.revision)
+        except (OSError, ValueError) as error:
+            raise _unopened(source, error, "check the id, the commit and the network, or give a folder") from error
+    found: str | None = record.get("model_type")
+    return found
+
+
+def _open_ours(source: _Source, batch_size: int, device: str) -> LotlipEncoder:
+    # Imported here: transformers takes seconds, and a missing folder should be said at once.
+    from lotlip.model.devices import open_device
+    from lotlip.model.modeling import LotlipModel
+    from lotlip.model.processor import LotlipProcessor
+
+    again = f"train it again (`dvc repro -f train@{Path(source.name).name}`), or convert it again"
+    model = _load(LotlipModel, source, again)
+    try:
+        processor = LotlipProcessor.from_pretrained(source.name, source.revision)
+    except (DataError, ModelError) as error:
+        raise ModelError(
+            f"{source.name} has no tokenizer and image settings that can be read: {error} After `lotlip convert` "
+            "without --tokenizer, convert again with it."
+        ) from error
+    return LotlipEncoder(model, processor, batch_size, open_device(device))
+
+
+def _open_transformers(source: _Source, batch_size: int, device: str) -> TransformersEncoder:
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    from lotlip.model.devices import open_device
+
+    model = _load(AutoModel, source, "download or convert it again")
+    tokenizer = _load_part(AutoTokenizer, source, "tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    # The same pixels whether or not torchvision is there.
+    images = _load_part(AutoImageProcessor, source, "image settings (preprocessor_config.json)", backend="pil")
+    if tokenizer.pad_token_id is None or len(tokenizer) > model.config.text_config.vocab_size:
+        raise ModelError(
+            f"The tokenizer of {source.name} has {len(tokenizer)} ids and padding {tokenizer.pad_token!r}; its model "
+            f"knows {model.config.text_config.vocab_size} ids: give it the tokenizer that belongs to it."
+        )
+    return TransformersEncoder(model, tokenizer, images, batch_size, open_device(device))
+
+
+def _load(kind: Any, source: _Source, again: str) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        model, info = kind.from_pretrained(
+            source.name, dtype=torch.float32, weights_only=True, output_loading_info=True, **source.arguments
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        raise _unopened(source, error, again) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"{source.name} lacks {len(missing)} weights ({', '.join(missing[:3])}): {again}.")
+    return model
+
+
+def _load_part(kind: Any, source: _Source, what: str, **settings: Any) -> Any:
+    try:
+        return kind.from_pretrained(source.name, **source.arguments, **settings)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{source.name} has no {what} that can be read ({_first_line(error)}): put it there, as `save_pretrained` "
+            "writes it; `lotlip convert` does with --tokenizer."
+        ) from error
+
+
+def _unopened(source: _Source, error: Exception, remedy: str) -> ModelError:
+    return ModelError(f"{source.name} cannot be opened ({_first_line(error)}): {remedy}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,304 @@
+"""Tiny copies of every published set: which text belongs to which image, and all that can be wrong with a folder."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from lotlip.errors import DataError
+from lotlip.evaluation.damaged_images import damaged_images
+from lotlip.evaluation.folder_check import FolderCheck, check_folder, open_public_set
+from lotlip.evaluation.public_sets import PUBLIC_SETS, imagenet_classes, imagenet_templates
+from lotlip.params import PublishedEvalset
+from tests.evaluation import tiny_sets
+
+# By hand from what tiny_sets writes; long texts are split at full stops and line ends and joined by ". ".
+TEXTS: dict[str, list[str]] = {
+    "sharegpt4v_1k": [f"In {i}. A dog. Sky" for i in range(3)],
+    "sharegpt4v_10k": [f"In {i}. A dog. Sky" for i in range(3)],
+    "dci": [f"Dog {i}. It runs {i} times. Far" for i in (2, 0, 3, 1)],
+    "iiw": ["First. One", "Two", "Third", "Fourth. line"],
+    "urban1k": [f"Street {i}. A car" for i in (1, 2, 10)],
+    "docci": [f"A cat {i}. Ears" for i in (1, 3, 5)],
+    "coco": [f"A dog {i} {k} ." for i in (0, 2, 4) for k in range(5)],
+    "flickr30k": [f"People {i}. Row {k}." for i in (0, 2, 3) for k in range(5)],
+    "imagenet": [],
+    "jsonl": ["One. Two.", "Five", "Three", "Four"],
+    "csv": ["One. Two.", "Five", "Three", "Four"],
+}
+NUM_IMAGES = {
+    "sharegpt4v_1k": 1000,
+    "sharegpt4v_10k": 10000,
+    "dci": 7805,
+    "iiw": 612,
+    "urban1k": 1000,
+    "docci": 5000,
+    "coco": 5000,
+    "flickr30k": 1000,
+    "imagenet": 50000,
+    "jsonl": None,
+    "csv": None,
+}
+LONG = ("sharegpt4v_1k", "sharegpt4v_10k", "dci", "iiw", "urban1k", "docci")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes the tiny copy of a set."""
+
+    def write(name: str) -> Path:
+        tiny_sets.WRITERS[name](tmp_path / "set")
+        return tmp_path / "set"
+
+    return write
+
+
+def test_every_set_is_known_everywhere() -> None:
+    assert {name: spec.num_images for name, spec in PUBLIC_SETS.items()} == NUM_IMAGES
+    assert tuple(name for name, spec in PUBLIC_SETS.items() if spec.is_long) == LONG
+    assert set(PUBLIC_SETS) == set(get_args(PublishedEvalset.model_fields["dataset"].annotation))
+
+
+@pytest.mark.parametrize("name", list(PUBLIC_SETS))
+def test_images_and_texts_belong_together(name: str, tmp_path: Path) -> None:
+    images = tiny_sets.WRITERS[name](tmp_path)
+    check = check_folder(name, tmp_path)
+    assert check.problems() == []
+    assert check.is_whole == (NUM_IMAGES[name] is None)
+    evalset = open_public_set(check, allow_missing=False)
+    assert evalset.images == tuple(tmp_path / image for image in images)
+    assert list(evalset.texts) == TEXTS[name]
+    if name != "imagenet":
+        an_image = len(TEXTS[name]) // len(images)
+        assert evalset.image_of_text == tuple(i for i in range(len(images)) for _ in range(an_image))
+    assert damaged_images(check) == []
+
+
+def test_imagenet_labels_are_indices_among_all_classes(tiny: Callable[[str], Path]) -> None:
+    root = tiny("imagenet")
+    evalset = open_public_set(check_folder("imagenet", root), allow_missing=False)
+    assert evalset.labels == (0, 0, 1, 999, 999)
+    assert (len(evalset.classes), len(evalset.templates)) == (1000, 80)
+    assert (evalset.classes[0], evalset.classes[1], evalset.classes[999]) == ("tench", "goldfish", "toilet paper")
+    inner = open_public_set(check_folder("imagenet", root / "val"), allow_missing=False)
+    assert (inner.labels, inner.images) == (evalset.labels, evalset.images)
+    tiny_sets.picture(root / "val/n99999999/x.JPEG", 1)
+    with pytest.raises(DataError, match=r"folder n99999999 is no class of ImageNet-1k"):
+        open_public_set(check_folder("imagenet", root), allow_missing=True)
+    flat = root / "flat/val"
+    tiny_sets.picture(flat / "ILSVRC2012_val_00000001.JPEG", 1)
+    assert "sort the validation images" in check_folder("imagenet", flat.parent).unreadable[0]
+
+
+def test_names_and_prompts_of_imagenet() -> None:
+    classes, templates = imagenet_classes(), imagenet_templates()
+    assert len(classes) == 1000
+    assert list(classes) == sorted(classes)
+    # Known by index: among them the two cranes and the two bathing suits, which WordNet's own names confuse.
+    by_index = list(classes.items())
+    assert by_index[134] == ("n02012849", "crane bird")
+    assert by_index[517] == ("n03126707", "construction crane")
+    assert by_index[638] == ("n03710637", "tights")
+    assert by_index[639] == ("n03710721", "one-piece bathing suit")
+    assert len(set(templates)) == 80
+    assert all(template.count("{}") == 1 for template in templates)
+    assert {"a bad photo of a {}.", "itap of a {}.", "a tattoo of the {}."} <= set(templates)
+
+
+def test_a_long_sets_first_entries_count(tmp_path: Path) -> None:
+    tiny_sets.sharegpt4v(tmp_path)
+    rows = json.loads((tmp_path / "share4v_sam_10k.json").read_text())
+    tiny_sets.write_json(tmp_path / "share4v_sam_10k.json", [rows[i % 3] for i in range(1200)])
+    check = check_folder("sharegpt4v_1k", tmp_path)
+    assert (len(check.samples), check.is_whole, check.num_duplicate_images) == (1000, True, 997)
+    assert "images that an earlier entry names, too: 997" in check.lines()
+    larger = check_folder("sharegpt4v_10k", tmp_path)
+    assert len(larger.samples) == 1200
+    assert "1,200 images with 1,200 texts; the whole set has 10,000: this is only a part of it" in larger.lines()[0]
+
+
+def test_images_elsewhere(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    root = tiny("sharegpt4v_1k")
+    shutil.move(root / "share4v_sam_10k.json", tmp_path / "share4v_sam_10k.json")
+    evalset = open_public_set(check_folder("sharegpt4v_1k", tmp_path / "share4v_sam_10k.json", root), False)
+    assert evalset.images[0] == root / "sa_000000/images/sa_545504.jpg"
+
+
+def test_missing_images_are_listed_where_they_belong_or_counted(tiny: Callable[[str], Path]) -> None:
+    root = tiny("dci")
+    photos = root / "densely_captioned_images/photos"
+    (photos / "sa_0.jpg").unlink()
+    (photos / "sa_3.jpg").unlink()
+    check = check_folder("dci", root)
+    assert check.missing_images == (photos / "sa_0.jpg", photos / "sa_3.jpg")
+    assert check_folder("dci", root / "densely_captioned_images").missing_images == check.missing_images
+    with pytest.raises(DataError) as caught:
+        open_public_set(check, allow_missing=False)
+    message = str(caught.value)
+    assert f"missing images: 2\n  {photos}/sa_0.jpg\n  {photos}/sa_3.jpg" in message
+    assert "photos/: the images of SA-1B's archive sa_000138.tar" in message
+    assert "--allow-missing" in message
+    evalset = open_public_set(check, allow_missing=True)
+    assert [path.name for path in evalset.images] == ["sa_2.jpg", "sa_1.jpg"]
+    assert evalset.texts == ("Dog 2. It runs 2 times. Far", "Dog 1. It runs 1 times. Far")
+    assert evalset.image_of_text == (0, 1)
+    assert check.counts() == {
+        "is_whole_set": False,
+        "set_images": 7805,
+        "missing_images": 2,
+        "images_without_text": 0,
+        "empty_texts": 0,
+        "duplicate_images": 0,
+    }
+
+
+def test_missing_annotations_are_named_and_nothing_makes_up_for_them(tiny: Callable[[str], Path]) -> None:
+    root = tiny("dci")
+    (root / "densely_captioned_images/annotations/sa_3.json").unlink()
+    check = check_folder("dci", root)
+    assert check.missing_files == (root / "densely_captioned_images/annotations/sa_3.json",)
+    with pytest.raises(DataError, match=r"missing file: .*annotations/sa_3\.json"):
+        open_public_set(check, allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("sharegpt4v_1k", "share4v_sam_10k.json"),
+        ("dci", "densely_captioned_images/splits.json"),
+        ("docci", "docci_descriptions.jsonlines"),
+        ("coco", "dataset_coco.json"),
+        ("flickr30k", "dataset_flickr30k.json"),
+        ("jsonl", "samples.jsonl"),
+        ("csv", "samples.csv"),
+    ],
+)
+def test_an_empty_folder_lacks_its_annotations(name: str, file: str, tmp_path: Path) -> None:
+    check = check_folder(name, tmp_path)
+    assert check.missing_files == (tmp_path / file,)
+    with pytest.raises(DataError, match="What belongs into"):
+        open_public_set(check, allow_missing=True)
+
+
+def test_each_split_of_iiw_that_is_missing_is_named(tiny: Callable[[str], Path]) -> None:
+    root = tiny("iiw")
+    (root / "DOCCI_Test/data.jsonl").unlink()
+    (root / "DCI_Test/data.jsonl").unlink()
+    check = check_folder("iiw", root)
+    assert check.missing_files == (root / "DOCCI_Test/data.jsonl", root / "DCI_Test/data.jsonl")
+    assert [sample.image for sample in check.samples] == ["docci_aar/aar_test_04600.jpg"]
+    assert check_folder("iiw", root / "nowhere").missing_files == (root / "nowhere",)
+
+
+def unreadable(check: FolderCheck) -> str:
+    with pytest.raises(DataError):
+        open_public_set(check, allow_missing=True)
+    return "\n".join(check.unreadable)
+
+
+def test_all_rows_that_cannot_be_read_are_named_by_line(tiny: Callable[[str], Path]) -> None:
+    root = tiny("docci")
+    file = root / "docci_descriptions.jsonlines"
+    lines = file.read_bytes().splitlines()
+    lines[1] = lines[1][:30]
+    lines[3] = lines[3].replace(b"A cat", b"\xff\xfe")
+    lines[4] = b"[1]"
+    file.write_bytes(b"\n".join(lines))
+    found = unreadable(check_folder("docci", root))
+    assert [line.partition(":")[0] for line in found.splitlines()] == [f"{file}, line {n}" for n in (2, 4, 5)]
+
+
+def test_annotations_that_are_no_json_or_no_utf8(tiny: Callable[[str], Path]) -> None:
+    root = tiny("coco")
+    whole = (root / "dataset_coco.json").read_bytes()
+    for broken in (whole[:-9], whole.replace(b"A dog", b"\xe9\xff dog"), b"[" * 100_000):
+        (root / "dataset_coco.json").write_bytes(broken)
+        assert "dataset_coco.json is not JSON" in unreadable(check_folder("coco", root))
+
+
+def test_csv_columns_rows_and_encodings(tmp_path: Path) -> None:
+    for i, name in enumerate(("a.jpg", "b.JPG", "c.jpg")):
+        tiny_sets.picture(tmp_path / name, i)
+    file = tmp_path / "samples.csv"
+    file.write_bytes('\ufeffimage,id,text_1,text_2\na.jpg,7,Ä,\nb.jpg,8,Two,"Three\nlines"\n'.encode())
+    evalset = open_public_set(check_folder("csv", file), allow_missing=False)
+    assert (evalset.texts, evalset.image_of_text) == (("Ä", "Two", "Three\nlines"), (0, 1, 1))
+    assert evalset.images[1] == tmp_path / "b.JPG"
+    file.write_bytes(b"image,text\na.jpg,\xff\nb.jpg\nc.jpg,fine\n")
+    found = unreadable(check_folder("csv", tmp_path))
+    assert f"{file}, line 2 is not UTF-8" in found
+    assert f"{file}, line 3: expected 2 cells, got 1" in found
+    file.write_text("picture,text\na.jpg,x\n")
+    assert "expected columns `image` and `text`" in unreadable(check_folder("csv", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "", "a\0.jpg"])
+def test_images_outside_the_root_are_refused(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "a" / "b"
+    tiny_sets.picture(tmp_path / "b.jpg", 1)
+    tiny_sets.write_lines(root / "samples.jsonl", [{"image": name, "text": "x"}])
+    assert "is refused: expected a path below" in unreadable(check_folder("jsonl", root))
+
+
+def test_annotations_outside_the_root_are_refused(tiny: Callable[[str], Path]) -> None:
+    root = tiny("dci")
+    tiny_sets.write_json(root / "densely_captioned_images/splits.json", {"test": ["../../secret.json", "sa_1.json"]})
+    assert "expected the name of a file in annotations/" in unreadable(check_folder("dci", root))
+
+
+def test_links_to_images_elsewhere_are_followed(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    root = tiny("urban1k")
+    shutil.move(root / "image", tmp_path / "image")
+    (root / "image").symlink_to(tmp_path / "image")
+    assert len(check_folder("urban1k", root).samples) == 3
+
+
+def test_endings_in_capitals_are_found(tiny: Callable[[str], Path]) -> None:
+    root = tiny("urban1k")
+    (root / "image/1.jpg").rename(root / "image/1.JPG")
+    assert check_folder("urban1k", root).samples[0].image == "image/1.JPG"
+    root_of_iiw = root.parent / "iiw"
+    tiny_sets.iiw(root_of_iiw)
+    (root_of_iiw / "dci/sa_1545038.jpg").rename(root_of_iiw / "dci/sa_1545038.JPEG")
+    check = check_folder("iiw", root_of_iiw)
+    assert (check.problems(), check.samples[3].image) == ([], "dci/sa_1545038.JPEG")
+
+
+def test_images_without_a_text_are_counted(tiny: Callable[[str], Path]) -> None:
+    root = tiny("urban1k")
+    tiny_sets.picture(root / "image/5.jpg", 5)  # without a caption
+    (root / "caption/2.txt").write_text(" ... \nnothing in the first line")
+    check = check_folder("urban1k", root)
+    assert check.problems() == []
+    assert (check.without_text, check.num_empty_texts) == (("image/2.jpg", "image/5.jpg"), 1)
+    assert check.counts()["images_without_text"] == 2
+    assert open_public_set(check, allow_missing=False).texts == ("Street 1. A car", "Street 10. A car")
+
+
+def test_texts_of_ones_own_are_normalised_when_asked(tiny: Callable[[str], Path]) -> None:
+    root = tiny("jsonl")
+    assert open_public_set(check_folder("jsonl", root, normalize=True), False).texts[0] == "One. Two"
+    assert open_public_set(check_folder("jsonl", root / "mine.jsonl", normalize=False), False).texts[0] == "One. Two."
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    tiny_sets.picture(tmp_path / "a.jpg", 1)
+    tiny_sets.write_lines(tmp_path / "samples.jsonl", [{"image": "a.jpg", "text": "\ud83d"}])
+    assert "a lone surrogate" in unreadable(check_folder("jsonl", tmp_path))
+
+
+def test_damaged_images_are_named(tiny: Callable[[str], Path]) -> None:
+    root = tiny("docci")
+    image = root / "images/test_00003.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    (root / "images/test_00005.jpg").write_bytes(b"")
+    found = damaged_images(check_folder("docci", root))
+    assert [what.partition(":")[0] for what in found] == [str(image), str(root / "images/test_00005.jpg")]
+
+
+def test_an_unknown_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No set is called 'dcii'; expected one of sharegpt4v_1k, .*dci"):
+        check_folder("dcii", tmp_path)
