@@ -21,6 +21,8 @@ def merge(base: Any, overlay: Any, path: tuple[str, ...] = ()) -> None:
     for key, value in overlay.items():
         if value is None and len(path) == 1 and path[0] in NAMED_SECTIONS:
             base.pop(key, None)
+            if not base:
+                base.fa.set_flow_style()  # else its comments would come between the key and `{}`
         elif isinstance(value, dict) and isinstance(base.get(key), dict):
             merge(base[key], value, (*path, str(key)))
         else:

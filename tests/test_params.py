@@ -48,6 +48,29 @@ def test_a_misspelt_key_names_the_nearest(values: Any, dotted: str, nearest: str
     assert f"params.yaml: {dotted}: unknown key; did you mean '{nearest}'?" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("lotlip", {"model": "weights/x"}, "checkpoints.lotlip: a method has this name"),
+        ("chance", {"model": "weights/x"}, "checkpoints.chance: a row of the comparison has this name"),
+        ("clip", {"model": "openai/clip", "revision": "main"}, "checkpoints.clip.revision: .*got 'main'"),
+        ("clip", {"modle": "openai/clip"}, "checkpoints.clip.modle: unknown key; did you mean 'model'?"),
+    ],
+)
+def test_a_checkpoint_has_a_name_of_its_own_and_a_commit(values: Any, name: str, settings: Any, message: str) -> None:
+    values["checkpoints"] = {name: settings}
+    with pytest.raises(ParamsError, match=message):
+        parse_params(values, "params.yaml")
+
+
+def test_checkpoints_fill_the_empty_section_and_leave_it_empty(target: Path) -> None:
+    apply_overlays([TOP / "conf/checkpoints.yaml"], [], target)
+    assert list(load_params(target).checkpoints) == ["clip_b16", "clip_b32", "siglip_b16", "align_base"]
+    apply_overlays([], [f"checkpoints.{name}=null" for name in load_params(target).checkpoints], target)
+    assert load_params(target).checkpoints == {}
+    assert "checkpoints: {}" in target.read_text()
+
+
 def test_a_missing_key_and_a_wrong_type_are_both_told(values: Any) -> None:
     del values["train"]["epochs"]
     values["train"]["batch_size"] = "many"

@@ -16,6 +16,9 @@ from lotlip.storage.copies import local_path
 
 OURS = "lotlip"
 TRANSFORMERS = ("clip", *SIGLIP, "align")
+_TOKENIZER = "tokenizer (tokenizer.json, or vocab.json and merges.txt)"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+_IMAGE_SETTINGS = "image settings (preprocessor_config.json)"
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,11 @@ def _open_transformers(source: _Source, batch_size: int, device: str) -> Transfo
     from lotlip.model.devices import open_device
 
     model = _load(AutoModel, source, "download or convert it again")
-    tokenizer = _load_part(AutoTokenizer, source, "tokenizer (tokenizer.json, or vocab.json and merges.txt)")
+    if not any(_has(source, file) for file in _TOKENIZER_FILES):  # transformers would make an empty one up
+        raise _lacks(source, _TOKENIZER)
+    tokenizer = _load_part(AutoTokenizer, source, _TOKENIZER)
     # The same pixels whether or not torchvision is there.
-    images = _load_part(AutoImageProcessor, source, "image settings (preprocessor_config.json)", backend="pil")
+    images = _load_part(AutoImageProcessor, source, _IMAGE_SETTINGS, backend="pil")
     if tokenizer.pad_token_id is None or len(tokenizer) > model.config.text_config.vocab_size:
         raise ModelError(
             f"The tokenizer of {source.name} has {len(tokenizer)} ids and padding {tokenizer.pad_token!r}; its model "
@@ -149,10 +154,24 @@ def _load_part(kind: Any, source: _Source, what: str, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(source.name, **source.arguments, **settings)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{source.name} has no {what} that can be read ({_first_line(error)}): put it there, as `save_pretrained` "
-            "writes it; `lotlip convert` does with --tokenizer."
-        ) from error
+        raise _lacks(source, what, error) from error
+
+
+def _has(source: _Source, file: str) -> bool:
+    from transformers.utils import cached_file
+
+    return (
+        cached_file(source.name, file, revision=source.revision, _raise_exceptions_for_missing_entries=False)
+        is not None
+    )
+
+
+def _lacks(source: _Source, what: str, error: Exception | None = None) -> ModelError:
+    why = "" if error is None else f" that can be read ({_first_line(error)})"
+    return ModelError(
+        f"{source.name} has no {what}{why}: put it there, as `save_pretrained` writes it; `lotlip convert` does with "
+        "--tokenizer."
+    )
 
 
 def _unopened(source: _Source, error: Exception, remedy: str) -> ModelError:

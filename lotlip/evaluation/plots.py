@@ -45,7 +45,7 @@ def bar_chart(table: Table) -> bytes:
     axes = figure.add_subplot()
     for i, (name, row) in enumerate(head.rows.items()):
         places = [j - 0.4 + width * (i + 0.5) for j in range(len(row))]
-        bars = axes.bar(places, row, width * 0.92, color=colours[name], label=name)
+        bars = axes.bar(places, row, width * 0.92, color=colours[name], label=head.shown(name))
         if num_bars <= _MAX_LABELS:
             axes.bar_label(bars, fmt="%.1f", fontsize=8.5, padding=1.5, color="#444")
     for j, chance in enumerate(head.chance):

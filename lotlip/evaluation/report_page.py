@@ -55,7 +55,7 @@ def render_page(results: Results, compared: Table, plots: dict[str, bytes]) -> s
     """The report as one HTML document, with the plots `recall.png` and `training.png` inside."""
     counts = _counts(results)
     lead = (
-        f"{_plural(len(compared.rows), 'method')} on {_plural(len(results.evalset), 'evaluation set')}; "
+        f"{_models(results)} on {_plural(len(results.evalset), 'evaluation set')}; "
         f"the data is {_plural(counts['images'], 'image')} with "
         f"{_plural(counts['raw_texts'], 'raw caption')} and "
         f"{_plural(counts['long_texts'], 'long text')} by {_plural(len(results.recaption), 'captioner')}."
@@ -74,6 +74,12 @@ def render_page(results: Results, compared: Table, plots: dict[str, bytes]) -> s
 
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _models(results: Results) -> str:
+    methods = _plural(len(results.params.methods), "method")
+    foreign = len(results.params.checkpoints)
+    return f"{methods} and {_plural(foreign, 'model')} trained elsewhere" if foreign else methods
 
 
 def _counts(results: Results) -> dict[str, int]:

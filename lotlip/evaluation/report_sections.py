@@ -7,7 +7,7 @@ from lotlip.evaluation.html_parts import Markup, cell, note, percent, picture, s
 from lotlip.evaluation.losses_of_data import data_losses
 from lotlip.evaluation.plots import method_colours
 from lotlip.evaluation.results import Report, Results
-from lotlip.evaluation.tables import CHANCE, Table, half_interval
+from lotlip.evaluation.tables import CHANCE, ELSEWHERE, Table, half_interval
 
 _NOTABLE_SHARE = 0.05  # losses above it are marked
 
@@ -25,6 +25,7 @@ def comparison_section(results: Results, compared: Table, chart: bytes) -> Marku
             "values are bold."
         ),
         _values(compared.headline()),
+        note(ELSEWHERE) if compared.foreign else "",
         note(
             f"95% interval of a single value, at its widest, in points: {noise}. One training run a method: "
             "smaller differences may be chance."
@@ -114,6 +115,7 @@ def settings_section(results: Results) -> Markup:
     groups |= {f"captioners.{name}": captioner for name, captioner in params.captioners.items()}
     groups |= {f"sources.{name}": source for name, source in params.sources.items()}
     groups |= {f"evalsets.{name}": evalset for name, evalset in params.evalsets.items()}
+    groups |= {f"checkpoints.{name}": checkpoint for name, checkpoint in params.checkpoints.items()}
     folds = [
         f"<details><summary>{cell(name)}</summary>{_key_values(group.model_dump(mode='json'))}</details>"
         for name, group in groups.items()
@@ -127,7 +129,7 @@ def _values(compared: Table) -> Markup:
     rows: list[list[Any]] = []
     for name, values in compared.rows.items():
         shown = [Markup(f"<b>{v:.1f}</b>" if v == top else f"{v:.1f}") for v, top in zip(values, best, strict=True)]
-        rows.append([_dot(name, colours[name]), *shown])
+        rows.append([_dot(compared.shown(name), colours[name]), *shown])
     rows.append([CHANCE, *(f"{value:.1f}" for value in compared.chance)])
     header = ["method", *(column.title for column in compared.columns)]
     return table(header, rows, classes={len(rows) - 1: "reference"})
@@ -244,7 +246,7 @@ def _exact(value: Any) -> Any:
 
 
 def _method(results: Results, name: str) -> Markup:
-    return _dot(name, method_colours(results.params.methods)[name])
+    return _dot(name, method_colours(results.evaluate)[name])
 
 
 def _dot(name: str, colour: str) -> Markup:

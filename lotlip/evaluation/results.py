@@ -16,7 +16,7 @@ Curve = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Results:
-    """The reports of everything that params.yaml names, in its order, by name."""
+    """The reports of everything that params.yaml names, in its order, by name; checkpoints are in `evaluate` alone."""
 
     params: Params
     download: dict[str, Report]
@@ -30,7 +30,7 @@ class Results:
 
 
 def read_results(params: Params, reports: Path) -> Results:
-    """Read the reports of every source, captioner, evaluation set and method of `params`.
+    """Read the reports of every source, captioner, evaluation set, method and checkpoint of `params`.
 
     Raises:
         DataError: one is missing, or was made with other evaluation sets; the message names the stage to run.
@@ -44,20 +44,24 @@ def read_results(params: Params, reports: Path) -> Results:
         evalset=_read_all(reports, "evalset", params.evalsets),
         train=_read_all(reports, "train", params.methods),
         curves={name: _read_curve(reports / "train" / f"{name}.csv", name) for name in params.methods},
-        evaluate=_read_all(reports, "evaluate", params.methods),
+        evaluate={
+            **_read_all(reports, "evaluate", params.methods),
+            **_read_all(reports, "evaluate", params.checkpoints, "evaluate_checkpoint"),
+        },
     )
-    for method, by_set in results.evaluate.items():
+    for model, by_set in results.evaluate.items():
         missing = [name for name in params.evalsets if name not in by_set]
         if missing:
+            stage = "evaluate" if model in params.methods else "evaluate_checkpoint"
             raise DataError(
-                f"{reports}/evaluate/{method}.json has no results on {', '.join(missing)}: it was made "
-                f"with other evaluation sets. Run `dvc repro evaluate@{method}`."
+                f"{reports}/evaluate/{model}.json has no results on {', '.join(missing)}: it was made "
+                f"with other evaluation sets. Run `dvc repro {stage}@{model}`."
             )
     return results
 
 
-def _read_all(reports: Path, stage: str, names: Iterable[str]) -> dict[str, Report]:
-    return {name: _read(reports / stage / f"{name}.json", f"{stage}@{name}") for name in names}
+def _read_all(reports: Path, folder: str, names: Iterable[str], stage: str | None = None) -> dict[str, Report]:
+    return {name: _read(reports / folder / f"{name}.json", f"{stage or folder}@{name}") for name in names}
 
 
 def _read(path: Path, stage: str) -> Report:

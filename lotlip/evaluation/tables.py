@@ -1,4 +1,4 @@
-"""The comparison of methods as one table: a row a method, a column a metric of an evaluation set."""
+"""The comparison as one table: a row a method or checkpoint, a column a metric of an evaluation set."""
 
 import csv
 import io
@@ -13,6 +13,8 @@ from lotlip.evaluation.markdown import markdown_table
 from lotlip.evaluation.results import Results
 
 CHANCE = "chance"
+_MARK = "†"  # behind the names of models that ELSEWHERE is about
+ELSEWHERE = f"{_MARK} trained elsewhere, and only evaluated here"
 _RETRIEVAL = {f"{way}_r{k}": f"{way.upper()} R@{k}" for k in (1, 5, 10) for way in ("i2t", "t2i")}
 _CLASSIFICATION = {"top1": "top-1", "top5": "top-5"}
 _HEADLINE = ("i2t_r1", "t2i_r1", "top1")
@@ -38,11 +40,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Values in percent, a row a method, and what guessing would reach."""
+    """Values in percent, a row a model, and what guessing would reach; `foreign` rows were trained elsewhere."""
 
     columns: tuple[Column, ...]
     rows: dict[str, tuple[float, ...]]
     chance: tuple[float, ...]
+    foreign: frozenset[str] = frozenset()
 
     def headline(self) -> "Table":
         """The table of first places alone."""
@@ -51,7 +54,12 @@ class Table:
             tuple(self.columns[i] for i in keep),
             {name: tuple(row[i] for i in keep) for name, row in self.rows.items()},
             tuple(self.chance[i] for i in keep),
+            self.foreign,
         )
+
+    def shown(self, name: str) -> str:
+        """The row's name, marked where the model was trained elsewhere."""
+        return f"{name}{_MARK}" if name in self.foreign else name
 
     def best(self) -> tuple[float, ...]:
         """The best value of each column."""
@@ -59,7 +67,7 @@ class Table:
 
 
 def comparison(results: Results) -> Table:
-    """Gather every method's metrics, sets and methods in the order of params.yaml."""
+    """Gather all models' metrics, sets, methods and checkpoints in the order of params.yaml."""
     first = next(iter(results.evaluate.values()))
     columns = [
         Column(evalset, metric, label)
@@ -70,10 +78,11 @@ def comparison(results: Results) -> Table:
     return Table(
         tuple(columns),
         {
-            method: tuple(float(by_set[column.evalset][column.metric]) for column in columns)
-            for method, by_set in results.evaluate.items()
+            name: tuple(float(by_set[column.evalset][column.metric]) for column in columns)
+            for name, by_set in results.evaluate.items()
         },
         tuple(chance_level(column.metric, first[column.evalset]) for column in columns),
+        frozenset(results.params.checkpoints),
     )
 
 
@@ -103,24 +112,26 @@ def half_interval(num_queries: int) -> float:
 
 
 def to_csv(table: Table) -> str:
-    """`method` and the columns' titles; a row a method, then chance."""
+    """`method`, `trained` (here or elsewhere) and the columns' titles; a row a model, then chance."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["method", *(column.title for column in table.columns)])
+    writer.writerow(["method", "trained", *(column.title for column in table.columns)])
     for name, row in [*table.rows.items(), (CHANCE, table.chance)]:
-        writer.writerow([name, *(f"{value:.4g}" for value in row)])
+        trained = "" if name == CHANCE else "elsewhere" if name in table.foreign else "here"
+        writer.writerow([name, trained, *(f"{value:.4g}" for value in row)])
     return buffer.getvalue()
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown table, best values bold, chance last."""
+    """A Markdown table, best values bold, chance last, and a line on models trained elsewhere, if any."""
     best = table.best()
     rows = [
-        [name, *(f"**{v:.1f}**" if v == top else f"{v:.1f}" for v, top in zip(row, best, strict=True))]
+        [table.shown(name), *(f"**{v:.1f}**" if v == top else f"{v:.1f}" for v, top in zip(row, best, strict=True))]
         for name, row in table.rows.items()
     ]
     rows.append([f"*{CHANCE}*", *(f"*{value:.1f}*" for value in table.chance)])
-    return markdown_table(["method", *(column.title for column in table.columns)], rows)
+    shown = markdown_table(["method", *(column.title for column in table.columns)], rows)
+    return f"{shown}\n{ELSEWHERE}\n" if table.foreign else shown
 
 
 def flat_metrics(table: Table) -> dict[str, float]:
@@ -144,7 +155,9 @@ def print_comparison(path: Path = Path("reports/report/comparison.csv"), console
 
     header, *rows = _read_csv(path)
     shown = [i for i, title in enumerate(header) if i and title.endswith(("R@1", "top-1"))]
-    table = RichTable(title="Percent of queries answered right at first place", title_justify="left")
+    note = ELSEWHERE if any(row[1] == "elsewhere" for row in rows) else None
+    title = "Percent of queries answered right at first place"
+    table = RichTable(title=title, title_justify="left", caption=note, caption_justify="left")
     table.add_column("method", no_wrap=True)
     for i in shown:
         table.add_column(header[i].replace(" R@1", ""), justify="right")
@@ -153,7 +166,8 @@ def print_comparison(path: Path = Path("reports/report/comparison.csv"), console
         cells = [f"{float(row[i]):.1f}" for i in shown]
         if row[0] != CHANCE:
             cells = [_bold(cell, float(row[i]) == best[i]) for cell, i in zip(cells, shown, strict=True)]
-        table.add_row(row[0], *cells, style="dim" if row[0] == CHANCE else None)
+        name = f"{row[0]}{_MARK}" if row[1] == "elsewhere" else row[0]
+        table.add_row(name, *cells, style="dim" if row[0] == CHANCE else None)
     (console or Console()).print(table)
 
 

@@ -9,6 +9,8 @@ from lotlip.tracking.redact import flat_params
 from lotlip.tracking.runs import curve_metric
 from lotlip.tracking.state import PARAMS_FILE, PipelineState, StageRecord
 
+EVALUATIONS = ("evaluate", "evaluate_checkpoint")  # stages of methods, and of models trained elsewhere
+
 
 def stage_params(record: StageRecord) -> dict[str, str]:
     """A stage's settings; those of its own entry get the section's singular name, so that runs compare.
@@ -37,17 +39,22 @@ def all_params(state: PipelineState) -> dict[str, Any]:
 
 
 def all_metrics(state: PipelineState) -> dict[str, float]:
-    """Every method's evaluation (`lotlip/long/i2t_r1`), every data stage's report (`recaption/llava/...`)."""
+    """Every model's evaluation (`lotlip/long/i2t_r1`), every data stage's report (`recaption/llava/...`)."""
     metrics: dict[str, float] = {}
-    for method in state.instances("evaluate"):
-        report = state.metrics(f"evaluate@{method}", f"reports/evaluate/{method}.json")
-        metrics.update({f"{method}/{name}": value for name, value in report.items()})
+    for stage in EVALUATIONS:
+        for model in state.instances(stage):
+            metrics.update({f"{model}/{name}": value for name, value in evaluation(state, stage, model).items()})
     for record in state.stages.values():
         if record.report:
             prefix = record.name.replace("@", "/")
             report = state.metrics(record.name, record.report)
             metrics.update({f"{prefix}/{name}": value for name, value in report.items()})
     return metrics
+
+
+def evaluation(state: PipelineState, stage: str, model: str) -> dict[str, float]:
+    """Evaluation metrics (`long/i2t_r1`) of a method or, by the other of `EVALUATIONS`, of a checkpoint."""
+    return state.metrics(f"{stage}@{model}", f"reports/evaluate/{model}.json")
 
 
 def method_curve(state: PipelineState, method: str) -> list[tuple[int, dict[str, float]]]:
@@ -60,7 +67,7 @@ def method_metrics(state: PipelineState, method: str) -> dict[str, float]:
     """Evaluation metrics (`long/i2t_r1`), and the training's final numbers that are no curve's name."""
     metrics: dict[str, float] = {}
     if f"evaluate@{method}" in state.stages:
-        metrics = state.metrics(f"evaluate@{method}", f"reports/evaluate/{method}.json")
+        metrics = evaluation(state, "evaluate", method)
     final = state.metrics(f"train@{method}", f"reports/train/{method}.json")
     curves = {name for _, row in method_curve(state, method) for name in row}
     return metrics | {curve_metric(n): v for n, v in final.items() if curve_metric(n) not in curves}

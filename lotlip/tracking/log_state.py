@@ -1,7 +1,7 @@
 """`lotlip track`: log a pipeline state from its files; a second time adds nothing.
 
 One parent run a state (sha256 of dvc.lock), under it one run a method, with the curve that was followed live
-where there was one, and one run a data stage.
+where there was one, one run a checkpoint that was only evaluated, and one run a data stage.
 """
 
 import json
@@ -11,7 +11,14 @@ from pathlib import Path
 import yaml
 
 from lotlip.params import Params, load_params
-from lotlip.tracking.contents import all_metrics, all_params, method_curve, method_metrics, stage_params
+from lotlip.tracking.contents import (
+    all_metrics,
+    all_params,
+    evaluation,
+    method_curve,
+    method_metrics,
+    stage_params,
+)
 from lotlip.tracking.model import log_model
 from lotlip.tracking.redact import flat_params, redacted
 from lotlip.tracking.runs import (
@@ -35,7 +42,7 @@ from lotlip.tracking.state import (
 )
 from lotlip.tracking.store import Store, connect, exclusive, mlflow_errors, workspace_id
 from lotlip.tracking.summary import TrackSummary
-from lotlip.tracking.view import KIND_TAG, methods_page, save_view
+from lotlip.tracking.view import KIND_TAG, TRAINED_TAG, methods_page, save_view
 
 _PARENT = "pipeline"
 
@@ -77,6 +84,8 @@ class _StateLog:
                 self._log_data_stage(parent, record, record.report)
         for method in self.state.instances("train"):
             self._log_method(parent, method)
+        for checkpoint in self.state.instances("evaluate_checkpoint"):
+            self._log_checkpoint(parent, checkpoint)
         self._log_parent(parent)
         self.summary.warnings = self.state.notes + self.state.warnings
         return self.summary
@@ -121,11 +130,25 @@ class _StateLog:
             run.log_params(stage_params(record))
         metrics = method_metrics(self.state, method)
         save_view(self.store, list(metrics))
+        run.set_tags({TRAINED_TAG: "here"})
         run.log_metrics(metrics)
         run.log_rows(curve)
         run.log_datasets(self.datasets, "training")
         self._describe(run, records)
         self._log_model(run, method)
+        self._finish(run, missing_before)
+
+    def _log_checkpoint(self, parent: Run, name: str) -> None:
+        """A run beside the methods', of the same kind and metrics, for a model that was trained elsewhere."""
+        record = self.state.stages[f"evaluate_checkpoint@{name}"]
+        run = self._open_child(parent, record.name, name, "method")
+        if run.is_done:
+            return
+        missing_before = len(self.state.warnings)
+        run.set_tags({TRAINED_TAG: "elsewhere"})
+        run.log_params(stage_params(record))
+        run.log_metrics(evaluation(self.state, "evaluate_checkpoint", name))
+        self._describe(run, [record])
         self._finish(run, missing_before)
 
     def _adopt(self, parent: Run, method: str, curve: list[tuple[int, dict[str, float]]]) -> Run | None:

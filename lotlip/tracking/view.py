@@ -9,6 +9,7 @@ import json
 from lotlip.tracking.store import Store
 
 KIND_TAG = "lotlip.kind"
+TRAINED_TAG = "lotlip.trained"  # here | elsewhere
 VIEW = "methods"
 _PARAMS = ("method.num_long", "method.corner_tokens", "method.image_tower")
 
@@ -24,6 +25,7 @@ def save_view(store: Store, metrics: list[str]) -> None:
     if not headline:
         return
     columns = [f"metrics.`{name}`" for name in headline] + [f"params.`{name}`" for name in _PARAMS]
+    columns.append(f"tags.`{TRAINED_TAG}`")
     state = {
         "selectedColumns": columns,
         "orderByKey": f"metrics.`{headline[0]}`",

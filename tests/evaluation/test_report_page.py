@@ -63,6 +63,18 @@ def test_folder_is_complete_and_equal_every_time(folder: Path, tmp_path: Path) -
     assert all(isinstance(value, int | float) for value in json.loads(first["summary.json"]).values())
 
 
+def test_models_trained_elsewhere_are_marked_and_have_no_curve(tmp_path: Path) -> None:
+    params = write_reports(tmp_path, checkpoints={"clip_b16": 70.0, "my_model": 10.0})
+    write_report(read_results(params, tmp_path), tmp_path / "report")
+    words = Page((tmp_path / "report/index.html").read_text()).words
+    text = " ".join(words)
+    assert "3 methods and 2 models trained elsewhere on 3 evaluation sets" in text
+    assert words.count("clip_b16†") == 2, "headline and all metrics"
+    assert "† trained elsewhere, and only evaluated here" in words
+    assert "checkpoints.clip_b16" in words, "among the settings"
+    assert json.loads((tmp_path / "report/summary.json").read_text())["my_model/long/i2t_r1"] == 10.0
+
+
 def test_page_is_well_formed_and_needs_no_network(folder: Path) -> None:
     text = (folder / "index.html").read_text()
     page = Page(text)

@@ -27,8 +27,9 @@ def test_csv_has_a_row_a_method_and_one_for_chance(tmp_path: Path) -> None:
     table = comparison(read_results(write_reports(tmp_path), tmp_path))
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert [row["method"] for row in rows] == ["lit", "lit_long", "lotlip", "chance"]
-    assert list(rows[0])[1:5] == ["long I2T R@1", "long T2I R@1", "long I2T R@5", "long T2I R@5"]
-    assert len(rows[0]) == 1 + 6 + 6 + 2
+    assert [row["trained"] for row in rows] == ["here", "here", "here", ""]
+    assert list(rows[0])[2:6] == ["long I2T R@1", "long T2I R@1", "long I2T R@5", "long T2I R@5"]
+    assert len(rows[0]) == 2 + 6 + 6 + 2
     assert (rows[2]["long I2T R@1"], rows[2]["short T2I R@1"], rows[2]["classes top-1"]) == (
         "66",
         "57.5",
@@ -44,6 +45,26 @@ def test_markdown_bolds_the_best_of_each_column_ties_included(tmp_path: Path) ->
     assert lines[2] == "| lit | 30.0 | 26.0 | 60.0 | 56.0 | **25.0** |"
     assert lines[4] == "| lotlip | **66.0** | **62.0** | **61.5** | **57.5** | **25.0** |"
     assert lines[5] == "| *chance* | *0.3* | *0.3* | *0.3* | *0.3* | *1.6* |"
+
+
+def test_what_was_only_evaluated_is_marked_everywhere(tmp_path: Path) -> None:
+    table = comparison(read_results(write_reports(tmp_path, checkpoints={"clip_b16": 70.0}), tmp_path))
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [(row["method"], row["trained"]) for row in rows[2:]] == [
+        ("lotlip", "here"), ("clip_b16", "elsewhere"), ("chance", ""),
+    ]  # fmt: skip
+    lines = to_markdown(table.headline()).splitlines()
+    assert lines[4] == "| lotlip | 66.0 | 62.0 | **61.5** | **57.5** | **25.0** |"
+    assert lines[5] == "| clip_b16† | **70.0** | **66.0** | 40.0 | 36.0 | 20.0 |"
+    assert lines[-1] == "† trained elsewhere, and only evaluated here"
+    assert flat_metrics(table)["clip_b16/long/i2t_r1"] == 70.0
+    (tmp_path / "comparison.csv").write_text(to_csv(table))
+    console = Console(file=io.StringIO(), width=80)
+    print_comparison(tmp_path / "comparison.csv", console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "│ clip_b16† │" in shown
+    assert "│ lotlip    │" in shown
+    assert "† trained elsewhere" in shown
 
 
 def test_flat_metrics(tmp_path: Path) -> None:
@@ -106,6 +127,16 @@ def test_missing_report_names_its_stage(tmp_path: Path, path: str, stage: str) -
     params = write_reports(tmp_path)
     (tmp_path / path).unlink()
     with pytest.raises(DataError, match=rf"{path} is missing: run `dvc repro {stage}`"):
+        read_results(params, tmp_path)
+
+
+def test_missing_report_of_a_checkpoint_names_its_stage(tmp_path: Path) -> None:
+    params = write_reports(tmp_path, checkpoints={"clip_b16": 70.0})
+    put(tmp_path / "evaluate" / "clip_b16.json", {"long": {}, "short": {}})
+    with pytest.raises(DataError, match=r"no results on classes.*dvc repro evaluate_checkpoint@clip_b16"):
+        read_results(params, tmp_path)
+    (tmp_path / "evaluate" / "clip_b16.json").unlink()
+    with pytest.raises(DataError, match=r"clip_b16\.json is missing: run `dvc repro evaluate_checkpoint@clip_b16`"):
         read_results(params, tmp_path)
 
 

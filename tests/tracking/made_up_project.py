@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,14 @@ VALIDATION = {
 SCORES = {"lit": 21.0, "lit_long": 43.5, "lotlip": 47.0}
 
 
-def make_project(root: Path, methods: tuple[str, ...] = METHODS, steps: int = 20) -> Path:
+def make_project(
+    root: Path, methods: tuple[str, ...] = METHODS, steps: int = 20, checkpoints: dict[str, Any] | None = None
+) -> Path:
     """Write everything that `lotlip track` reads; models hold one small file."""
     root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(PARAMS, root / "params.yaml")
     params = yaml.safe_load(PARAMS.read_text())
+    params["checkpoints"] = checkpoints or {}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     write(root, "data/images/scenes/manifest.json", {"kind": "images", "shards": []})
     write(root, "data/captions/llava/manifest.json", {"kind": "captions", "shards": []})
     write(root, "data/quarantine/manifest.json", {"kind": "quarantine", "shards": []})
@@ -61,6 +63,8 @@ def make_project(root: Path, methods: tuple[str, ...] = METHODS, steps: int = 20
     write(root, "reports/evalset/long.json", {"num_images": 300, "num_texts": 300})
     for method in methods:
         write_method(root, method, steps)
+    for name in params["checkpoints"]:
+        write(root, f"reports/evaluate/{name}.json", evaluation(name))
     write_comparison(root, methods)
     write_lock(root, params, methods)
     return root
@@ -93,7 +97,7 @@ def write_method(root: Path, method: str, steps: int) -> None:
 
 def evaluation(method: str) -> dict[str, Any]:
     """A made-up evaluation report."""
-    score = SCORES[method]
+    score = SCORES.get(method, 55.0)
     return {
         "long": {"i2t_r1": score, "t2i_r1": score - 1, "i2t_r5": score + 20, "t2i_r5": score + 19},
         "short": {"i2t_r1": score / 2, "t2i_r1": score / 3},
@@ -123,6 +127,9 @@ def write_lock(root: Path, params: dict[str, Any], methods: tuple[str, ...]) -> 
         stages[f"train@{method}"] = entry(root, reports, section(params, "train", f"methods.{method}"))
         reports = [f"reports/evaluate/{method}.json"]
         stages[f"evaluate@{method}"] = entry(root, reports, section(params, "evaluate"))
+    for name in params["checkpoints"]:
+        reports = [f"reports/evaluate/{name}.json"]
+        stages[f"evaluate_checkpoint@{name}"] = entry(root, reports, section(params, f"checkpoints.{name}", "evaluate"))
     stages["report"] = entry(root, ["reports/report/comparison.md"], section(params, "report"))
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
 

@@ -32,7 +32,8 @@ SECRET = "hunter2-very-secret"
 def project(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        root = make_project(tmp_path_factory.mktemp("project"), METHODS, steps=20)
+        clip = {"clip_b16": {"model": "openai/clip-vit-base-patch16", "revision": "5" * 40}}
+        root = make_project(tmp_path_factory.mktemp("project"), METHODS, steps=20, checkpoints=clip)
         shutil.copy(empty_database, root)
         shutil.rmtree(root / "models" / "lotlip")
         save_tiny_model(root / "models" / "lotlip")
@@ -82,7 +83,7 @@ def test_one_parent_carries_the_state(project: Path, summary: TrackSummary) -> N
         summary.parent_run_id,
     )
     assert {name for (name,) in children} == {
-        "download@scenes", "recaption@llava", "validate", "evalset@long", "lit", "lotlip",
+        "download@scenes", "recaption@llava", "validate", "evalset@long", "lit", "lotlip", "clip_b16",
     }  # fmt: skip
     assert "| lotlip | 47.0 |" in tags(project, parent)["mlflow.note.content"]
     assert metrics(project, parent)["lotlip/long/i2t_r1"] == SCORES["lotlip"]
@@ -96,6 +97,20 @@ def test_methods_have_comparable_names(project: Path, summary: TrackSummary) -> 
         params = dict(query(project, "select key, value from params where run_uuid = ?", run_id(project, method)))
         assert params["method.corner_tokens"] == corners
         assert params["train.batch_size"] == "200"
+
+
+def test_a_checkpoint_is_a_run_beside_the_methods(project: Path, summary: TrackSummary) -> None:
+    found, of_method = tags(project, "clip_b16"), tags(project, "lotlip")
+    assert found["lotlip.kind"] == of_method["lotlip.kind"] == "method", "so the saved view shows both"
+    assert (found["lotlip.trained"], of_method["lotlip.trained"]) == ("elsewhere", "here")
+    assert metrics(project, "clip_b16")["long/i2t_r1"] == 55.0
+    assert not [name for name in metrics(project, "clip_b16") if name.startswith("train/")]
+    assert metrics(project, f"pipeline {summary.state[:8]}")["clip_b16/long/i2t_r1"] == 55.0
+    params = dict(query(project, "select key, value from params where run_uuid = ?", run_id(project, "clip_b16")))
+    assert params["checkpoint.model"] == "openai/clip-vit-base-patch16"
+    assert params["checkpoint.revision"] == "5" * 40
+    [(view,)] = query(project, "select value from experiment_tags where key = 'mlflow.sharedViewState.methods'")
+    assert "tags.`lotlip.trained`" in json.loads(view)["selectedColumns"]
 
 
 def test_the_curve_is_whole(project: Path, summary: TrackSummary) -> None:
@@ -179,7 +194,7 @@ def test_twice_adds_nothing(project: Path, summary: TrackSummary) -> None:
     again = track(project)
     assert snapshot(project) == before
     assert (again.created, again.updated, again.adopted) == ([], [], [])
-    assert len(again.unchanged) == 7
+    assert len(again.unchanged) == 8
     assert again.parent_run_id == summary.parent_run_id
 
 
