@@ -51,8 +51,8 @@ def committed(root: Path) -> str:
         raise CommitError(f"{root.resolve()} is no git repository with a commit ({error.stderr.strip()}).") from None
     if changed:
         raise CommitError(
-            f"{len(changed)} changed files, first {changed[0].split()[-1]}: experiments are made of commits, so that they "
-            "can be traced. Commit the changes, or take them back (`git stash`)."
+            f"{len(changed)} changed files, first {changed[0].split()[-1]}: experiments are made of commits, so that "
+            "they can be traced. Commit the changes, or take them back (`git stash`)."
         )
     return commit
 

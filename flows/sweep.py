@@ -103,7 +103,7 @@ def _track(clone: Path, name: str, uri: str) -> None:
 
 
 def _experiment(ablations: Ablations, table: str, seed: int) -> Experiment:
-    methods = tuple(row.method for row in ablations.tables[table])
+    methods = tuple(ablations.table(table).rows.values())
     return Experiment(f"{table}-seed{seed}", seed, methods, tuple(ablations.overlays))
 
 

@@ -12,10 +12,10 @@ from lotlip.cli.app import app
 def table(
     name: Annotated[
         str,
-        typer.Argument(help="A table of conf/ablations.yaml, dataset_statistics, or all."),
+        typer.Argument(help="A table of ablations.yaml, dataset_statistics, or all."),
     ],
     out: Annotated[Path, typer.Option(help="Folder that holds runs.jsonl and takes the pages.")] = Path("docs/results"),
-    ablations: Annotated[Path, typer.Option(help="Which methods stand in which table.")] = Path("conf/ablations.yaml"),
+    ablations: Annotated[Path, typer.Option(help="Which methods stand in which table.")] = Path("ablations.yaml"),
 ) -> None:
     """Write a table of the poster from the runs there are: page and figure, published numbers beside ours."""
     from lotlip.evaluation.poster.write import write_tables

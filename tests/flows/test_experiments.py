@@ -120,7 +120,11 @@ def test_the_project_stays_as_it_is_and_knows_the_experiment(root: Path) -> None
     assert git(root, "status", "--porcelain") == ""
     assert not (root / "reports").exists()
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "dvc", "exp", "list", "--name-only"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "corners-seed0" in done.stdout
 
@@ -147,7 +151,7 @@ def test_after_a_failure_only_what_is_missing_is_trained(root: Path, tmp_path: P
 def test_changed_files_are_refused(root: Path) -> None:
     assert committed(root) == git(root, "rev-parse", "HEAD").strip()
     (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("epochs: 20", "epochs: 2"))
-    with pytest.raises(CommitError, match="1 changed files, first params.yaml: experiments are made of commits"):
+    with pytest.raises(CommitError, match=r"1 changed files, first params\.yaml: experiments are made of commits"):
         committed(root)
 
 
@@ -157,7 +161,7 @@ def test_without_a_commit_there_is_no_experiment(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_is_named(root: Path) -> None:
-    with pytest.raises(ParamsError, match="no method 'corners_5'.*did you mean 'corners_4'"):
+    with pytest.raises(ParamsError, match=r"no method 'corners_5'.*did you mean 'corners_4'"):
         run(root, experiment("one-seed0", 0, "corners_5"))
 
 

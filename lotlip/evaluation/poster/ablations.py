@@ -1,4 +1,4 @@
-"""conf/ablations.yaml: which methods stand in which table of the poster, under what label, and with which seeds."""
+"""ablations.yaml: which methods stand in which table of the poster, under what label, and with which seeds."""
 
 import re
 from itertools import pairwise
@@ -12,7 +12,7 @@ from lotlip.evaluation.poster.files import read_section
 from lotlip.params.explain import nearest
 from lotlip.params.section import Name, Section
 
-ABLATIONS = Path("conf/ablations.yaml")
+ABLATIONS = Path("ablations.yaml")
 BARE = "no mask"
 _NUMBER = r"[1-9]\d*"
 _LABELS = {
@@ -61,7 +61,7 @@ class Ablations(Section):
 
 
 def read_ablations(path: Path = ABLATIONS) -> Ablations:
-    """Read conf/ablations.yaml.
+    """Read ablations.yaml.
 
     Raises:
         ParamsError: it is missing or not YAML, or a key, label or method's name does not fit.
