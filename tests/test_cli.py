@@ -14,6 +14,7 @@ from lotlip.doctor import run_checks
 from lotlip.overlays import apply_overlays
 from tests.data.datasets import flip, write_captions, write_images
 from tests.data.fault_server import running_server
+from tests.evaluation.poster.made_up_runs import usual_runs, write_runs
 
 TOP = Path(__file__).parents[1]
 COMMANDS = (
@@ -29,6 +30,7 @@ COMMANDS = (
     "convert-sharegpt4v",
     "track",
     "summary",
+    "table",
     "doctor",
 )
 
@@ -82,6 +84,7 @@ def test_heavy_packages_wait_for_their_command() -> None:
         ),
         (("plan", "train", "--pairs", "20"), "methods.lotlip: 20 pairs do not fill one batch of train.batch_size 200"),
         (("plan", "train", "--pairs", "2000", "--gpu", "H99"), "GPU 'H99' is not known"),
+        (("table", "all", "--ablations", "conf/none.yaml"), "conf/none.yaml is missing"),
         (("verify", "data/none"), "data/none/manifest.json is missing"),
         (("verify", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
         (("stats", "manifest", "params.yaml"), "params.yaml is a file; expected a folder with manifest.json"),
@@ -143,6 +146,14 @@ def test_a_plan_of_training_is_shown_and_written() -> None:
     shown = lotlip("plan", "train", "--pairs", "2000", "--gpus", "1").stdout
     assert "pairs: 2,000 (as given); 40% of the peak is an assumption" in shown
     assert "GFLOPs a pair" in shown
+
+
+def test_a_table_of_the_poster_is_written(tmp_path: Path) -> None:
+    write_runs(tmp_path, usual_runs())
+    done = lotlip("table", "token_limit", "--out", str(tmp_path), "--ablations", str(tmp_path / "ablations.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / name) for name in ("token_limit.md", "token_limit.png", "README.md")]
+    assert "| 128 | **90.0** ± 3.3 |" in (tmp_path / "token_limit.md").read_text()
 
 
 def test_doctor_finds_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,14 @@ def line_chart(panels: Sequence[Panel], lines: Mapping[str, Sequence[Point]], x_
     num_rows = -(-len(panels) // num_columns)
     figure = _roomy(3.8 * num_columns + 0.3, 3.2 * num_rows + 0.4)
     ticks = sorted({x for points in lines.values() for x, _ in points})
+    apart = 0.012 * (ticks[-1] - ticks[0]) if all(lines.values()) else 0.0
     beside = 0.022 * (ticks[-1] - ticks[0])  # dots of single seeds stand beside their mean
     colours = list(method_colours((_MASKED, _BARE)).values())
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(num_rows, num_columns, i + 1)
         for number, (name, points) in enumerate(lines.items()):
             # Lines stand a little apart, so that their bars do not hide each other.
-            shift = 0.012 * (ticks[-1] - ticks[0]) * (number - (len(lines) - 1) / 2)
+            shift = apart * (number - (len(lines) - 1) / 2)
             _line(axes, name, panel.metric, points, colours[number], ("-", "--")[number], shift, beside)
         axes.set_title(panel.title, fontsize=11, loc="left")
         axes.set_ylabel(panel.axis, fontsize=9.5)

@@ -10,7 +10,7 @@ from lotlip.evaluation.tables import chance_level
 POSTER_SETS = ("dci", "iiw", "sharegpt4v_1k", "sharegpt4v_10k")  # whose eight columns the poster averages
 _KINDS = {
     "long": ("long", *POSTER_SETS),
-    "short": ("short", "mscoco", "flickr30k"),
+    "short": ("short", "coco", "flickr30k"),
     "classes": ("classes", "imagenet"),
 }
 GROUPS = {

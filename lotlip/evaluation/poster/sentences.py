@@ -76,4 +76,4 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _decimals(size: float) -> int:
-    return 1 if size >= 1 else 2 if size >= 0.1 else 3
+    return 1 if size >= 1 or size == 0 else 2 if size >= 0.1 else 3

@@ -42,7 +42,8 @@ def write_tables(names: Sequence[str], out: Path, ablations: Path, reports: Path
         if name not in known and name != "all":
             raise ParamsError(f"there is no table {name!r}{nearest(name, [*known, 'all'])}")
     _check_labels(plan, runs)
-    findings = [finding for claim in read_claims() for finding in judge(claim, plan.table(claim.table), runs)]
+    claims = [claim for claim in read_claims() if claim.table in plan.tables]
+    findings = [finding for claim in claims for finding in judge(claim, plan.table(claim.table), runs)]
     pages = {
         name: _page(name, plan, runs, findings, reports) for name in (known if "all" in names else dict.fromkeys(names))
     }
