@@ -21,6 +21,7 @@ from lotlip.records import read_json, write_text
 DVC = (sys.executable, "-m", "dvc")
 # What a result depends on.
 CODE = (".dvc", "ablations.yaml", "conf", "dvc.lock", "dvc.yaml", "flows", "lotlip", "params.yaml", "stages")
+OF_METHODS = ("train@", "evaluate@", "report")  # stages that follow from the methods there are
 OnLine = Callable[[str], object]
 
 
@@ -124,11 +125,12 @@ def _choose_methods(folder: Path, experiment: Experiment) -> None:
     for name in experiment.methods:
         entry(methods, "method", name)
     apply_overlays([], [f"methods.{name}=null" for name in methods if name not in experiment.methods], target)
-    lock = yaml.safe_load((folder / "dvc.lock").read_text())
-    stale = [name for name in lock["stages"] if name.startswith(("train@", "evaluate@", "report"))]
-    for name in stale:
-        del lock["stages"][name]
-    write_text(folder / "dvc.lock", yaml.safe_dump(lock, sort_keys=False))
+    lock = folder / "dvc.lock"
+    if lock.is_file():
+        content = yaml.safe_load(lock.read_text())
+        for name in [name for name in content["stages"] if name.startswith(OF_METHODS)]:
+            del content["stages"][name]
+        write_text(lock, yaml.safe_dump(content, sort_keys=False))
 
 
 def _record(folder: Path, experiment: Experiment, commit: str, method: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from lotlip.evaluation.poster.ablations import Ablations, read_ablations
 from prefect import State, allow_failure, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -23,6 +22,7 @@ from flows.experiments import Experiment, committed, make_data, open_clone, run_
 from flows.repro import only_run
 from lotlip import tracking
 from lotlip.errors import LotlipError
+from lotlip.evaluation.poster.ablations import Ablations, read_ablations
 from lotlip.evaluation.poster.record import record_runs
 from lotlip.params import load_params
 
