@@ -25,6 +25,7 @@ COMMANDS = (
     "plan",
     "stats",
     "evaluate",
+    "check-set",
     "convert",
     "convert-sharegpt4v",
     "track",
