@@ -26,6 +26,7 @@ COMMANDS = (
     "plan",
     "stats",
     "evaluate",
+    "check-set",
     "convert",
     "convert-sharegpt4v",
     "track",

@@ -195,6 +195,16 @@ def test_an_overlay_merges_removes_and_keeps_comments(target: Path) -> None:
     assert "# consecutive sub-captions" in target.read_text()
 
 
+def test_only_the_named_entries_of_an_overlay_are_taken(target: Path) -> None:
+    apply_overlays([TOP / "conf/evalsets.yaml"], ["evalsets.dci.path=/data/dci"], target, only=["iiw", "dci"])
+    params = load_params(target)
+    assert list(params.evalsets) == ["long", "short", "classes", "dci", "iiw"]
+    assert params.evalsets["dci"].path == Path("/data/dci")
+    assert params.validate_.leaks.max_distance == 4  # what is no entry of a named section is taken, too
+    with pytest.raises(ParamsError, match=r"--only dcii: the overlays have no such entry, they have coco, dci"):
+        apply_overlays([TOP / "conf/evalsets.yaml"], [], target, only=["dcii"])
+
+
 def test_an_empty_merge_changes_no_byte(target: Path) -> None:
     apply_overlays([], ["seed_of_nothing=1"][:0], target)
     assert target.read_text() == (TOP / "params.yaml").read_text()

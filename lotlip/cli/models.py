@@ -61,7 +61,6 @@ def check_set(
     json_file: JsonFile = None,
 ) -> None:
     """Say which files of a published set are missing and where they belong; status 1 if anything is."""
-    from lotlip.evaluation.damaged_images import damaged_images
     from lotlip.evaluation.folder_check import check_folder
     from lotlip.evaluation.public_sets import PUBLIC_SETS, public_set
     from lotlip.records import write_json
@@ -73,7 +72,11 @@ def check_set(
             print(f"{one}: {size}published at {spec.source}", *spec.files, sep="\n  ")
         return
     check = check_folder(name, root, images)
-    damaged = damaged_images(check) if decode else []
+    damaged = []
+    if decode:
+        from lotlip.evaluation.damaged_images import damaged_images  # imports torch
+
+        damaged = damaged_images(check)
     print(*check.lines(), *(f"damaged: {what}" for what in damaged), sep="\n")
     if json_file is not None:
         write_json(json_file, {**check.record(), "damaged": damaged})

@@ -81,19 +81,14 @@ def _training(results: Results) -> Iterator[DataLoss]:
 
 def _sets(results: Results) -> Iterator[DataLoss]:
     for name, report in results.evalset.items():
-        stage, skipped, missing = (
-            f"evalset@{name}",
-            report.get("num_skipped_without_text"),
-            report.get("num_missing_images"),
-        )
-        total = report["num_images"] + (skipped or 0) + (missing or 0)
-        if skipped is not None:
-            yield DataLoss(stage, "images without a text", skipped, total)
+        stage, missing = f"evalset@{name}", report.get("num_missing_images")
+        named = report["num_images"] + report.get("num_skipped_without_text", 0) + (missing or 0)
+        if "num_skipped_without_text" in report:
+            yield DataLoss(stage, "images without a text", report["num_skipped_without_text"], named)
         if missing is not None:
-            yield DataLoss(stage, "images that its folder lacks", missing, total)
-            yield DataLoss(
-                stage, "empty texts", report["num_empty_texts"], report["num_texts"] + report["num_empty_texts"]
-            )
+            yield DataLoss(stage, "images that its folder lacks", missing, named)
+            empty = report["num_empty_texts"]
+            yield DataLoss(stage, "empty texts", empty, report["num_texts"] + empty)
 
 
 def _why(reasons: dict[str, int]) -> str:

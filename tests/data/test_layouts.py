@@ -99,6 +99,40 @@ def test_urban1k_takes_the_first_line(tmp_path: Path) -> None:
         list(read_layout("urban1k", tmp_path))
 
 
+def test_docci_takes_the_test_split(tmp_path: Path) -> None:
+    rows = [
+        {"example_id": "a", "split": "train", "image_file": "a.jpg", "description": "A"},
+        {"example_id": "b", "split": "test", "image_file": "b.jpg", "description": "B. B"},
+        {"example_id": "c", "split": "qual_test", "image_file": "c.jpg", "description": "C"},
+    ]
+    (tmp_path / "docci_descriptions.jsonlines").write_text("\n".join(map(json.dumps, rows)))
+    assert entries("docci", tmp_path) == [("images/b.jpg", ("B. B",))]
+
+
+def test_imagenet_labels_images_by_their_folder(tmp_path: Path) -> None:
+    for name in ("n01443537/b.JPEG", "n01440764/a.jpeg", "n01440764/notes.txt", "other/c.JPEG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [(entry.image, entry.label) for entry in read_layout("imagenet", tmp_path)]
+    assert found == [("n01440764/a.jpeg", "n01440764"), ("n01443537/b.JPEG", "n01443537")]
+
+
+def test_one_text_or_many_a_row_and_rows_of_one_image(tmp_path: Path) -> None:
+    rows = [
+        {"image": "b", "text": "1"},
+        {"image": "a", "texts": ["2", "3"]},
+        {"image": "b", "text": "4"},
+        {"text": "5"},
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert entries("jsonl", tmp_path) == [("b", ("1", "4")), ("a", ("2", "3")), ("", ("5",))]
+    (tmp_path / "x.csv").write_text("image,text\nb,1\na,2\na,3\nb,4\n")
+    assert entries("csv", tmp_path) == [("b", ("1", "4")), ("a", ("2", "3"))]
+    (tmp_path / "y.csv").write_text("image,text\n")
+    with pytest.raises(DataError, match="2 other files end so"):
+        entries("csv", tmp_path)
+
+
 @pytest.mark.parametrize(("name", "file"), [("coco", "dataset_coco.json"), ("flickr30k", "dataset_flickr30k.json")])
 def test_karpathy_splits_give_five_texts_of_test_images(name: str, file: str, tmp_path: Path) -> None:
     sentences = [{"raw": f"text {i}"} for i in range(7)]
@@ -130,6 +164,10 @@ def test_karpathy_splits_give_five_texts_of_test_images(name: str, file: str, tm
         ("coco", {"dataset_coco.json": '{"images": [{"split": "val"}]}'}, "none of 1 images has `split` test"),
         ("flickr30k", {"dataset_flickr30k.json": "[]"}, "`images`: expected a list"),
         ("coco", {"dataset_coco.json": "\x00"}, "is not JSON"),
+        ("docci", {"docci_descriptions.jsonlines": '{"split": "train"}'}, "none of 1 rows has `split` test"),
+        ("docci", {"docci_descriptions.jsonlines": '{"split": "test"}'}, "expected a text under 'image_file'"),
+        ("imagenet", {"val/x/a.JPEG": ""}, "no class folder such as n01440764"),
+        ("csv", {"a.csv": "image;text"}, "expected columns `image` and `text`"),
     ],
 )
 def test_what_is_wrong_is_named(name: str, files: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.evaluation import tiny_sets
 TEXTS: dict[str, list[str]] = {
     "sharegpt4v_1k": [f"In {i}. A dog. Sky" for i in range(3)],
     "sharegpt4v_10k": [f"In {i}. A dog. Sky" for i in range(3)],
-    "dci": [f"Dog {i}. It runs {i} times. Far" for i in (2, 0, 3, 1)],
+    "dci": [f"A {tiny_sets.THINGS[i]}. Big {tiny_sets.THINGS[i]}. Left" for i in (2, 0, 3, 1)],
     "iiw": ["First. One", "Two", "Third", "Fourth. line"],
     "urban1k": [f"Street {i}. A car" for i in (1, 2, 10)],
     "docci": [f"A cat {i}. Ears" for i in (1, 3, 5)],
@@ -143,7 +143,7 @@ def test_missing_images_are_listed_where_they_belong_or_counted(tiny: Callable[[
     assert "--allow-missing" in message
     evalset = open_public_set(check, allow_missing=True)
     assert [path.name for path in evalset.images] == ["sa_2.jpg", "sa_1.jpg"]
-    assert evalset.texts == ("Dog 2. It runs 2 times. Far", "Dog 1. It runs 1 times. Far")
+    assert evalset.texts == ("A green heart. Big green heart. Left", "A blue star. Big blue star. Left")
     assert evalset.image_of_text == (0, 1)
     assert check.counts() == {
         "is_whole_set": False,

@@ -20,7 +20,7 @@ from lotlip.evaluation.tables import (
     to_csv,
     to_markdown,
 )
-from tests.evaluation.made_up_reports import caption_report, download_report, put, write_reports
+from tests.evaluation.made_up_reports import caption_report, download_report, evalset_reports, put, write_reports
 
 
 def test_csv_has_a_row_a_method_and_one_for_chance(tmp_path: Path) -> None:
@@ -157,6 +157,19 @@ def test_every_loss_is_counted(tmp_path: Path) -> None:
     assert losses["train@lotlip", "pairs that fill no batch"].count == 1600
     assert losses["train@lotlip", "samples without a long text"].count == 30
     assert ("train@lit", "samples without a long text") not in losses
+
+
+def test_what_a_published_set_lacks_is_a_loss(tmp_path: Path) -> None:
+    params = write_reports(tmp_path)
+    counts = {"num_images": 7800, "num_texts": 7800, "num_skipped_without_text": 2, "num_missing_images": 3}
+    put(tmp_path / "evalset" / "long.json", {**evalset_reports()["long"], **counts, "num_empty_texts": 4})
+    losses = {(loss.where, loss.what): loss for loss in data_losses(read_results(params, tmp_path))}
+    found = {what: (loss.count, loss.total) for (where, what), loss in losses.items() if where == "evalset@long"}
+    assert found == {
+        "images without a text": (2, 7805),
+        "images that its folder lacks": (3, 7805),
+        "empty texts": (4, 7804),
+    }
 
 
 def test_filters_and_imported_tables_have_lines_of_their_own(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
-"""Tiny copies of the published sets, with their real file names and structures; every image has a colour of its own."""
+"""Tiny copies of the published sets, with their real file names and structures; every image differs."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 
 def picture(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), (shade, 255 - shade, 7 * shade % 256)).save(path, format="JPEG")
+    grid = np.random.default_rng(shade).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    Image.fromarray(grid).resize((40, 30)).save(path, format="JPEG")
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -23,6 +25,9 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
+
+
+THINGS = ("red circle", "blue star", "green heart", "yellow square")  # words that the tiny model knows
 
 
 def sharegpt4v(root: Path) -> list[str]:
@@ -44,7 +49,8 @@ def dci(root: Path) -> list[str]:
     """Four images; the splits name them in another order than the folder."""
     folder = root / "densely_captioned_images"
     for i in range(4):
-        row = {"image": f"sa_{i}.jpg", "short_caption": f"Dog {i}.", "extra_caption": f"It runs {i} times. Far."}
+        texts = {"short_caption": f"A {THINGS[i]}.", "extra_caption": f"Big {THINGS[i]}. Left."}
+        row = {"image": f"sa_{i}.jpg", **texts}
         write_json(folder / "annotations" / f"sa_{i}.json", {**row, "mask_data": {}})
         write_json(folder / "complete" / f"sa_{i}.json", {"image": "another"})
         picture(folder / "photos" / f"sa_{i}.jpg", 20 * i)
