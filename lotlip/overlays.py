@@ -18,15 +18,17 @@ NAMED_SECTIONS = ("sources", "captioners", "evalsets", "methods", "checkpoints")
 
 def merge(base: Any, overlay: Any, path: tuple[str, ...] = ()) -> None:
     """Merge `overlay` into the mapping `base` in place."""
+    from ruamel.yaml.comments import CommentedMap
+
     for key, value in overlay.items():
         if value is None and len(path) == 1 and path[0] in NAMED_SECTIONS:
             base.pop(key, None)
-            if not base:
-                base.fa.set_flow_style()  # else its comments would come between the key and `{}`
         elif isinstance(value, dict) and isinstance(base.get(key), dict):
             merge(base[key], value, (*path, str(key)))
         else:
             base[key] = value
+    if isinstance(base, CommentedMap) and not base:
+        base.fa.set_flow_style()  # else its comments would come between the key and `{}`
 
 
 def apply_overlays(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from lotlip.errors import DataError, ModelError
 from lotlip.evaluation.encoders import SIGLIP, BatchEncoder, LotlipEncoder, TransformersEncoder
@@ -132,7 +133,15 @@ def _open_transformers(source: _Source, batch_size: int, device: str) -> Transfo
             f"The tokenizer of {source.name} has {len(tokenizer)} ids and padding {tokenizer.pad_token!r}; its model "
             f"knows {model.config.text_config.vocab_size} ids: give it the tokenizer that belongs to it."
         )
-    return TransformersEncoder(model, tokenizer, images, batch_size, open_device(device))
+    encoder = TransformersEncoder(model, tokenizer, images, batch_size, open_device(device))
+    try:
+        encoder.images([Image.new("RGB", (64, 64))])
+    except (DataError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{source.name} does not take the images that its own settings make ({_first_line(error)}): give it the "
+            "preprocessor_config.json that belongs to it."
+        ) from error
+    return encoder
 
 
 def _load(kind: Any, source: _Source, again: str) -> Any:
@@ -153,17 +162,18 @@ def _load(kind: Any, source: _Source, again: str) -> Any:
 def _load_part(kind: Any, source: _Source, what: str, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(source.name, **source.arguments, **settings)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except ImportError as error:
+        reason = _first_line(error).partition(". ")[0]
+        raise ModelError(f"{source.name}, {what}: {reason}: install it with pip.") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise _lacks(source, what, error) from error
 
 
 def _has(source: _Source, file: str) -> bool:
     from transformers.utils import cached_file
 
-    return (
-        cached_file(source.name, file, revision=source.revision, _raise_exceptions_for_missing_entries=False)
-        is not None
-    )
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(source.name, file, revision=source.revision, **quiet) is not None
 
 
 def _lacks(source: _Source, what: str, error: Exception | None = None) -> ModelError:

@@ -224,15 +224,18 @@ def test_weights_of_tensors_alone_may_be_bin(folders: dict[str, Path], tmp_path:
     torch.save(weights, tmp_path / "clip/pytorch_model.bin")
     same = open_encoder(tmp_path / "clip", 4, "cpu").texts(TEXTS)
     assert torch.equal(same, open_encoder(folders["clip"], 4, "cpu").texts(TEXTS))
-    torch.save({**weights, "evil": Evil()}, tmp_path / "clip/pytorch_model.bin")
+    torch.save({**weights, "evil": Evil(tmp_path / "evil")}, tmp_path / "clip/pytorch_model.bin")
     with pytest.raises(ModelError, match="cannot be opened"):
         open_encoder(tmp_path / "clip", 4, "cpu")
-    assert not Path("/tmp/lotlip_evil").exists()
+    assert not (tmp_path / "evil").exists()
 
 
 class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> Any:
-        return (Path.touch, (Path("/tmp/lotlip_evil"),))
+        return (Path.touch, (self.path,))
 
 
 def drop(*names: str) -> Any:
@@ -273,6 +276,7 @@ def with_more_words(folder: Path) -> None:
         (drop("model.safetensors"), r"cannot be opened \(.*model\.safetensors.*download or convert it again"),
         (without_a_weight, r"lacks 1 weights \(text_projection\.weight\)"),
         (drop("tokenizer.json", "tokenizer_config.json"), r"has no tokenizer .*lotlip convert"),
+        (set_in("preprocessor_config.json", crop_size={"height": 48, "width": 48}), r"own settings make \(.*48"),
         (drop("preprocessor_config.json"), r"has no image settings \(preprocessor_config\.json\)"),
         (with_more_words, r"knows \d+ ids: give it the tokenizer"),
     ],
