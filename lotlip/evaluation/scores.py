@@ -2,21 +2,30 @@
 
 Shapes: I images, T texts, P patches, L tokens, D embedding width, B side of a block.
 
-Scores are float32 whatever the embeddings are: in bfloat16 a third of the queries tie. Blocks are padded to one shape,
-since products of one shape run the same kernel, which sums in the same order: equal pairs get equal scores wherever
-they stand, and ties are exact.
+Embeddings may be of any float type and lie in a file (`torch.from_file`): what a block needs is read and made float32.
+Scores are float32 whatever the embeddings are, within autocast and where products of float32 are allowed TF32 or
+bfloat16: in bfloat16 a third of the queries tie. Blocks are padded to one shape, since products of one shape run the
+same kernel, which sums in the same order: equal pairs get equal scores wherever they stand, and ties are exact.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from math import isqrt
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lotlip.errors import ModelError, ShapeError
-from lotlip.losses.late_interaction import late_interaction_scores
+from lotlip.losses.late_interaction import block_scores
 
 Index = slice | Tensor
+
+# Sides of blocks, which caches decide on a CPU, and the costs of starting a kernel on a GPU.
+_COSINES = {"cpu": 1024, "cuda": 8192}  # scores of 4 MB and 256 MB
+_SIMILARITY_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+_CHECKED = 2**22  # numbers looked at at once
 
 
 class Scores(Protocol):
@@ -51,7 +60,6 @@ class CosineScores:
 
     image_ID: Tensor
     text_TD: Tensor
-    max_block: int = 1024  # 4 MB of scores; more is no faster on a CPU
 
     @property
     def num_images(self) -> int:
@@ -65,6 +73,10 @@ class CosineScores:
     def device(self) -> torch.device:
         return self.image_ID.device
 
+    @property
+    def max_block(self) -> int:
+        return _COSINES["cpu" if self.device.type == "cpu" else "cuda"]
+
     def block(self, images: Index, texts: Index, size: int) -> tuple[Tensor, Tensor]:
         scores = score_block(self.image_ID[images], self.text_TD[texts], size, size)
         return scores, scores
@@ -77,7 +89,6 @@ class TokenScores:
     image_IPD: Tensor
     text_TLD: Tensor
     keep_TL: Tensor
-    max_block: int = 64  # 64 x 64 pairs of 196 patches and 77 tokens: 250 MB of similarities
 
     @property
     def num_images(self) -> int:
@@ -91,12 +102,16 @@ class TokenScores:
     def device(self) -> torch.device:
         return self.image_IPD.device
 
+    @property
+    def max_block(self) -> int:
+        similarities = _SIMILARITY_BYTES["cpu" if self.device.type == "cpu" else "cuda"] // 4
+        pairs = similarities // (self.image_IPD.shape[1] * self.text_TLD.shape[1])
+        return max(16, isqrt(pairs) // 16 * 16)
+
     def block(self, images: Index, texts: Index, size: int) -> tuple[Tensor, Tensor]:
         patches, tokens, keep = self.image_IPD[images].float(), self.text_TLD[texts].float(), self.keep_TL[texts]
-        keep_padded = _pad(keep, size)
-        keep_padded[len(keep) :, 0] = True  # a text needs a token; these rows are cut off below
-        with torch.autocast(self.device.type, enabled=False):
-            i2t, t2i = late_interaction_scores(_pad(patches, size), _pad(tokens, size), keep_padded)
+        with _exact_float32(self.device):
+            i2t, t2i = block_scores(_pad(patches, size), _pad(tokens, size), _pad(keep, size))
         return i2t[: len(patches), : len(tokens)], t2i[: len(patches), : len(tokens)]
 
 
@@ -104,7 +119,7 @@ def make_scores(image: Tensor, text: Tensor, keep_TL: Tensor | None) -> Scores:
     """Cosines of [I, D] and [T, D], or late interaction of [I, P, D] and [T, L, D] where there is a `keep_TL`.
 
     Raises:
-        ShapeError: shapes do not fit.
+        ShapeError: shapes or devices do not fit, or a text has no token.
         ModelError: an embedding is not finite (comparisons with NaN would pass for perfect ranks).
     """
     dims = 2 if keep_TL is None else 3
@@ -115,24 +130,46 @@ def make_scores(image: Tensor, text: Tensor, keep_TL: Tensor | None) -> Scores:
             f"images {tuple(image.shape)} and texts {tuple(text.shape)} do not fit: expected {expected}, "
             "none of them empty."
         )
+    check_device(image, text)
     check_finite(image, "image")
     check_finite(text, "text")
-    return CosineScores(image, text) if keep_TL is None else TokenScores(image, text, keep_TL)
+    if keep_TL is None:
+        return CosineScores(image, text)
+    keep_TL = keep_TL.to(text.device)
+    num_without = int((~keep_TL.any(dim=1)).sum())
+    if num_without:
+        raise ShapeError(f"{num_without} of {len(text)} texts have no token: leave them out.")
+    longest = 1 + int(keep_TL.any(dim=0).nonzero().max())
+    return TokenScores(image, text[:, :longest], keep_TL[:, :longest])
+
+
+def block_size(scores: Scores, largest: int | None = None) -> int:
+    """B: `largest`, else what is worth its memory; smaller where there are fewer images and texts."""
+    return min(largest or scores.max_block, round_up(max(scores.num_images, scores.num_texts)))
 
 
 def score_block(rows_RD: Tensor, columns_CD: Tensor, num_rows: int, num_columns: int) -> Tensor:
     """Dot products [R, C] in float32, computed as [num_rows, num_columns], padded with zeros."""
-    with torch.autocast(rows_RD.device.type, enabled=False):
+    with _exact_float32(rows_RD.device):
         scores = _pad(rows_RD.float(), num_rows) @ _pad(columns_CD.float(), num_columns).T
     return scores[: len(rows_RD), : len(columns_CD)]
 
 
+def check_device(image: Tensor, other: Tensor) -> None:
+    """Raise ShapeError if embeddings are on two devices."""
+    if image.device != other.device:
+        raise ShapeError(f"images are on {image.device}, what they meet on {other.device}: move one to the other.")
+
+
 def check_finite(embeddings: Tensor, what: str) -> None:
     """Raise ModelError if any value is NaN or infinite."""
-    if not bool(torch.isfinite(embeddings).all()):
-        bad = int((~torch.isfinite(embeddings)).flatten(1).any(dim=1).sum())
+    num_rows = max(1, _CHECKED // embeddings[0].numel())  # a part at a time: isfinite makes a copy
+    bad = torch.zeros((), dtype=torch.int64, device=embeddings.device)
+    for part in torch.split(embeddings, num_rows):
+        bad += (~torch.isfinite(part)).flatten(1).any(dim=1).sum()
+    if bad:
         raise ModelError(
-            f"{bad} of {len(embeddings)} {what} embeddings are NaN or infinite: its training diverged. "
+            f"{int(bad)} of {len(embeddings)} {what} embeddings are NaN or infinite: its training diverged. "
             "Look at its loss curve and train it again with a lower learning rate."
         )
 
@@ -140,6 +177,30 @@ def check_finite(embeddings: Tensor, what: str) -> None:
 def round_up(value: int, multiple: int = 64) -> int:
     """The next multiple of `multiple`, at least `value`."""
     return -(-value // multiple) * multiple
+
+
+@contextmanager
+def _exact_float32(device: torch.device) -> Iterator[None]:
+    """Within it products of float32 are computed in float32; afterwards as before.
+
+    Torch has an older switch and newer ones, which the older sets too: it is the older that is turned, lest they
+    contradict each other, and all are put back.
+    """
+    backends: Any = torch.backends
+    newer = (backends.cuda.matmul, backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in newer]
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the newer ones were turned, and torch no longer says where the older stands: its default
+        precision = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for backend, value in zip(newer, before, strict=True):
+            backend.fp32_precision = value
 
 
 def _pad(rows: Tensor, size: int) -> Tensor:

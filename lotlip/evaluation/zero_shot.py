@@ -11,9 +11,18 @@ from torch.nn.functional import normalize
 
 from lotlip.errors import DataError, ShapeError
 from lotlip.evaluation.retrieval import recall_percent
-from lotlip.evaluation.scores import TokenScores, check_finite, make_scores, round_up, score_block
+from lotlip.evaluation.scores import (
+    TokenScores,
+    block_size,
+    check_device,
+    check_finite,
+    make_scores,
+    round_up,
+    score_block,
+)
 
 BLOCK = 1024  # images scored at once
+PROMPTS = 8192  # embedded at once: texts of similar length fill a batch, and ImageNet has 80,000
 
 
 def make_prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -36,6 +45,8 @@ def class_embeddings(
 ) -> Tensor:
     """One embedding a class: the mean of its prompts' unit-length embeddings, brought back to unit length.
 
+    Memory is O(C D), whatever the number of templates: about `PROMPTS` texts are embedded at once.
+
     Example: classes ("red circle",) and templates ("a {}.", "a picture of a {}.") give two prompts; their
     normalised mean is the class embedding.
 
@@ -52,9 +63,14 @@ def class_embeddings(
 
     Source: CLIP, arXiv:2103.00020, section 3.1.4.
     """
-    each_LD = normalize(encode_texts(make_prompts(classes, templates)).float(), dim=-1)
-    each_CTD = each_LD.reshape(len(classes), len(templates), -1)
-    return normalize(each_CTD.mean(dim=1), dim=-1)
+    prompts = make_prompts(classes, templates)
+    each = len(templates)
+    size = max(1, PROMPTS // each) * each
+    means = []
+    for start in range(0, len(prompts), size):
+        each_LD = normalize(encode_texts(prompts[start : start + size]).float(), dim=-1)
+        means.append(each_LD.reshape(-1, each, each_LD.shape[1]).mean(dim=1))
+    return normalize(torch.cat(means), dim=-1)
 
 
 @torch.no_grad()
@@ -73,7 +89,7 @@ def zero_shot_metrics(image_ND: Tensor, class_CD: Tensor, label_N: Tensor) -> di
         `top1`, `top5` (100 where C <= 5), `tied_queries`, `images` (N), `classes` (C).
 
     Raises:
-        ShapeError: shapes do not fit or a label is out of range.
+        ShapeError: shapes or devices do not fit, or a label is out of range.
         ModelError: an embedding is not finite.
     """
     _check(image_ND, class_CD, label_N)
@@ -96,19 +112,21 @@ def zero_shot_token_metrics(
         num_classes: C, of which T is a multiple.
 
     Raises:
-        ShapeError: shapes do not fit or a label is out of range.
+        ShapeError: shapes or devices do not fit, or a label is out of range.
         ModelError: an embedding is not finite.
 
     Source: FILIP, arXiv:2111.07783, section 3.3.
     """
     scores = make_scores(image_NPD, text_TLD, keep_TL)
     assert isinstance(scores, TokenScores)
+    if len(text_TLD) % num_classes:
+        raise ShapeError(f"{len(text_TLD)} prompts of {num_classes} classes: expected as many for each.")
     _check_labels(label_N, len(image_NPD), num_classes)
     return _accuracies(_token_blocks(scores, num_classes), label_N.to(image_NPD.device).long(), num_classes)
 
 
 def _token_blocks(scores: TokenScores, num_classes: int) -> Iterator[Tensor]:
-    size = scores.max_block
+    size = block_size(scores)
     for i in range(0, scores.num_images, size):
         rows = slice(i, i + size)
         columns = [scores.block(rows, slice(t, t + size), size)[0] for t in range(0, scores.num_texts, size)]
@@ -141,6 +159,7 @@ def _check(image_ND: Tensor, class_CD: Tensor, label_N: Tensor) -> None:
             "do not fit: expected [N, D], [C, D] and [N], none of them empty."
         )
     _check_labels(label_N, len(image_ND), len(class_CD))
+    check_device(image_ND, class_CD)
     check_finite(image_ND, "image")
     check_finite(class_CD, "class")
 

@@ -47,7 +47,7 @@ def late_interaction_scores(
     block = max(1, block_bytes // per_text)
     parts = [
         # Similarities are recomputed in the backward pass, so those of one block exist at a time.
-        checkpoint(_block_scores, image_IPD, text, keep, use_reentrant=False)
+        checkpoint(block_scores, image_IPD, text, keep, use_reentrant=False)
         for text, keep in zip(torch.split(text_TLD, block), torch.split(keep_TL, block), strict=True)
     ]
     i2t, t2i = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
@@ -100,12 +100,18 @@ def late_interaction_loss(
     return (losses[0] + losses[1]) / 2
 
 
-def _block_scores(image_IPD: Tensor, text_TLD: Tensor, keep_TL: Tensor) -> tuple[Tensor, Tensor]:
-    similarities_ITPL = torch.einsum("ipd,tld->itpl", image_IPD, text_TLD)
-    hidden = ~keep_TL[None, :, None]
-    i2t = similarities_ITPL.masked_fill(hidden, -torch.inf).amax(dim=3).mean(dim=2)
-    best_ITL = similarities_ITPL.amax(dim=2).masked_fill(~keep_TL, 0.0)
-    return i2t, best_ITL.sum(dim=2) / keep_TL.sum(dim=1)
+def block_scores(image_IPD: Tensor, text_TLD: Tensor, keep_TL: Tensor) -> tuple[Tensor, Tensor]:
+    """As `late_interaction_scores`, unchecked, all [I, P, T, L] similarities at once."""
+    (num_images, num_patches, _), (num_texts, length, _) = image_IPD.shape, text_TLD.shape
+    # A token of the text in the place of its padding changes no maximum, and spares a mask of all similarities.
+    first_T1D = text_TLD[torch.arange(num_texts, device=text_TLD.device), keep_TL.int().argmax(dim=1), None]
+    filled_TLD = torch.where(keep_TL[..., None], text_TLD, first_T1D)
+    similarities = image_IPD.flatten(0, 1) @ filled_TLD.flatten(0, 1).T
+    best_IPT = similarities.view(num_images, num_patches, num_texts, length).amax(dim=3)
+    best_ITL = similarities.view(num_images, num_patches, -1).amax(dim=1).view(num_images, num_texts, length)
+    # Sums along rows: those along columns may add up in another order at the edges, and equal pairs differ.
+    i2t = best_IPT.transpose(1, 2).contiguous().mean(dim=2)
+    return i2t, (best_ITL * keep_TL).sum(dim=2) / keep_TL.sum(dim=1)
 
 
 def _pad_to_longest(text_BLD: Tensor, keep_BL: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,18 @@
 """Retrieval metrics against hand-made tables and a slow argsort reference."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lotlip.errors import ModelError, ShapeError
 from lotlip.evaluation.retrieval import retrieval_metrics, retrieval_ranks
-from lotlip.evaluation.scores import CosineScores, TokenScores
+from lotlip.evaluation.scores import CosineScores, TokenScores, make_scores
 
 
 def as_embeddings(scores_IT: list[list[float]]) -> tuple[Tensor, Tensor]:
@@ -121,11 +127,106 @@ def test_scores_are_float32_even_under_bfloat16_autocast() -> None:
     assert metrics["tied_queries"] == 0
 
 
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """Torch's switches for products of float32 as they were."""
+    backends: Any = torch.backends
+    newer = (backends.cuda.matmul, backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in newer]
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for backend, value in zip(newer, before, strict=True):
+        backend.fp32_precision = value
+
+
+def switches() -> list[str]:
+    backends: Any = torch.backends
+    return [backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision]
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("switch", ["older", "cuda", "newer"])
+def test_scores_are_float32_whatever_torch_allows(switch: str) -> None:
+    backends: Any = torch.backends
+    images, texts = torch.randn(300, 64), torch.randn(300, 64)
+    tokens = make_scores(images.view(100, 3, 64), texts.view(100, 3, 64), torch.ones(100, 3).bool())
+    exact = [
+        retrieval_ranks(scores, torch.arange(n)) for scores, n in ((CosineScores(images, texts), 300), (tokens, 100))
+    ]
+    blocks = CosineScores(images, texts).block(slice(0, 300), slice(0, 300), 300)[0]
+    if switch == "older":
+        torch.set_float32_matmul_precision("medium")  # bfloat16, on CPUs that have it
+    elif switch == "cuda":
+        backends.cuda.matmul.allow_tf32 = True
+    else:
+        backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision = "tf32", "bf16"
+    before, seen = switches(), set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.ops.aten.mm.default:
+                seen.update(switches())
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        found = [
+            retrieval_ranks(scores, torch.arange(n))
+            for scores, n in ((CosineScores(images, texts), 300), (tokens, 100))
+        ]
+        again = CosineScores(images, texts).block(slice(0, 300), slice(0, 300), 300)[0]
+    for (i2t, t2i, tied), (i2t_again, t2i_again, tied_again) in zip(exact, found, strict=True):
+        assert torch.equal(i2t, i2t_again)
+        assert torch.equal(t2i, t2i_again)
+        assert tied == tied_again
+    assert torch.equal(blocks, again)
+    assert seen == {"ieee"}
+    assert switches() == before
+    if switch == "older":
+        assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_embeddings_of_other_types_are_scored_in_float32(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(6)
+    images, texts = (normalize(torch.randn(200, 24, generator=generator), dim=1).to(dtype) for _ in range(2))
+    i2t, t2i, tied = retrieval_ranks(make_scores(images, texts, None), torch.arange(200), 64)
+    # What is stored in 16 bits is exact in float64, and so are its products: float32 alone rounds.
+    assert (i2t.tolist(), t2i.tolist(), tied) == slow_ranks(images.double() @ texts.double().T, torch.arange(200))
+    assert CosineScores(images, texts).block(slice(3), slice(3), 64)[0].dtype == torch.float32
+
+
+def test_embeddings_may_lie_in_files(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(7)
+    stored = normalize(torch.randn(150, 16, generator=generator), dim=1).half()
+    (tmp_path / "images.bin").write_bytes(stored.numpy().tobytes())
+    mapped = torch.from_file(str(tmp_path / "images.bin"), shared=False, size=150 * 16, dtype=torch.float16)
+    expected = retrieval_metrics(stored, stored.flip(0), torch.arange(150).flip(0))
+    assert retrieval_metrics(mapped.view(150, 16), stored.flip(0), torch.arange(150).flip(0)) == expected
+    assert expected["i2t_r1"] == 100
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_sizes_equal_float64_reference(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    num_images, width, block = draw(1, 150), draw(1, 40), draw(1, 200)
+    num_texts = num_images + draw(0, 150)
+    # Multiples of 1/8 up to 1: exact in float32, with few ties or, at a small width, many.
+    images, texts = (torch.randint(-8, 9, (n, width), generator=generator) / 8 for n in (num_images, num_texts))
+    extra = torch.randint(0, num_images, (num_texts - num_images,), generator=generator)
+    owner = torch.cat([torch.arange(num_images), extra])[torch.randperm(num_texts, generator=generator)]
+    i2t, t2i, tied = retrieval_ranks(CosineScores(images, texts), owner, block)
+    assert (i2t.tolist(), t2i.tolist(), tied) == slow_ranks(images.double() @ texts.double().T, owner)
+
+
 def test_memory_holds_blocks_not_the_matrix() -> None:
     # The whole matrix would be a tensor of a million scores: watch every tensor that is made.
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             nonlocal largest
             out = func(*args, **(kwargs or {}))
@@ -163,6 +264,38 @@ def test_late_interaction_equals_a_loop_over_pairs(block: int) -> None:
     metrics = retrieval_metrics(images, texts, owner, keep)
     assert metrics["tied_queries"] == tied
     assert metrics["i2t_r10"] == pytest.approx(100 * sum(rank <= 10 for rank in expected_i) / 70)
+
+
+@pytest.mark.parametrize("shape", [(90, 10, 14, 20), (20, 49, 30, 64), (130, 9, 13, 48)])
+def test_equal_pairs_tie_exactly_in_late_interaction(shape: tuple[int, int, int, int]) -> None:
+    num, patches, length, width = shape
+    generator = torch.Generator().manual_seed(8)
+    images = normalize(torch.randn(num, patches, width, generator=generator), dim=2).repeat(2, 1, 1)
+    texts = normalize(torch.randn(num, length, width, generator=generator), dim=2).repeat(2, 1, 1)
+    keep = torch.arange(length) < torch.randint(1, length + 1, (num, 1), generator=generator)
+    owner = torch.randperm(2 * num, generator=generator)
+    scores = make_scores(images, texts[owner], keep.repeat(2, 1)[owner])
+    assert retrieval_ranks(scores, owner)[2] == 4 * num
+
+
+def test_late_interaction_reads_no_padding() -> None:
+    images, texts = torch.randn(5, 3, 8), torch.randn(7, 9, 8)
+    keep = torch.arange(9) < torch.tensor([4, 1, 2, 3, 4, 2, 1])[:, None]
+    owner = torch.tensor([0, 1, 2, 3, 4, 0, 1])
+    loud = texts.masked_fill(~keep[..., None], 1e6)
+    assert make_scores(images, loud, keep).text_TLD.shape[1] == 4, "as long as the longest"  # type: ignore[attr-defined]
+    assert retrieval_metrics(images, loud, owner, keep) == retrieval_metrics(images, texts, owner, keep)
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    keep = torch.tensor([[True, False], [False, False]])
+    with pytest.raises(ShapeError, match="1 of 2 texts have no token"):
+        retrieval_metrics(torch.ones(2, 3, 4), torch.ones(2, 2, 4), torch.arange(2), keep)
+
+
+def test_embeddings_on_two_devices_are_refused() -> None:
+    with pytest.raises(ShapeError, match="images are on cpu, what they meet on meta"):
+        retrieval_metrics(torch.ones(2, 4), torch.ones(2, 4, device="meta"), torch.arange(2))
 
 
 def test_not_finite_embeddings_are_refused() -> None:
