@@ -24,10 +24,11 @@ def as_embeddings(scores_IT: list[list[float]]) -> tuple[Tensor, Tensor]:
 def slow_ranks(scores_IT: Tensor, owner_T: Tensor) -> tuple[list[int], list[int], int]:
     """Sort every row and column whole; wrong items go before correct ones of the same score."""
 
-    def rank(scores: Tensor, correct: Tensor) -> tuple[int, bool]:
-        order = sorted(range(len(scores)), key=lambda j: (-float(scores[j]), bool(correct[j])))
+    def rank(row: Tensor, own: Tensor) -> tuple[int, bool]:
+        scores, correct = row.tolist(), own.tolist()
+        order = sorted(range(len(scores)), key=lambda j: (-scores[j], correct[j]))
         place = next(place for place, j in enumerate(order) if correct[j])
-        return place + 1, place > 0 and bool(scores[order[place - 1]] == scores[order[place]])
+        return place + 1, place > 0 and scores[order[place - 1]] == scores[order[place]]
 
     own_IT = owner_T[None, :] == torch.arange(len(scores_IT))[:, None]
     i2t = [rank(scores_IT[i], own_IT[i]) for i in range(len(scores_IT))]

@@ -1,5 +1,7 @@
 """Zero-shot classification against hand-made scores."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,6 +47,48 @@ def test_class_embedding_is_normalised_mean_of_normalised_prompts() -> None:
     assert torch.allclose(found, torch.tensor([[half, half], [0.0, -1.0]]))
 
 
+def test_an_ensemble_of_imagenets_size_equals_a_slow_reference() -> None:
+    classes, templates = [f"class{i}" for i in range(1000)], [f"template{j} of {{}}." for j in range(80)]
+    most, seen = 0, []
+
+    def embed(numbers: list[list[int]]) -> Tensor:
+        template, name = torch.tensor(numbers).float()[..., None].unbind(1)
+        return (1 + template) * ((1 + name) * torch.arange(1, 9) + 0.1 * template).sin()  # of unequal lengths
+
+    def encode(texts: list[str]) -> Tensor:
+        nonlocal most
+        most = max(most, len(texts))
+        seen.extend(texts)
+        return embed([[int(number) for number in re.findall(r"\d+", text)] for text in texts])
+
+    found = class_embeddings(encode, classes, templates)
+    assert len(seen) == len(set(seen)) == 80_000
+    assert most <= 8192, "memory does not grow with the number of templates"
+    for index in (0, 1, 101, 102, 499, 998, 999):  # 102 classes of 80 prompts are embedded at once
+        vectors = [embed([[number, index]])[0].double() for number in range(80)]
+        mean = torch.stack([vector / vector.norm() for vector in vectors]).mean(0)
+        assert torch.allclose(found[index].double(), mean / mean.norm(), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracies_equal_a_sort_in_float64(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Small integers: scores are exact, and tie often; more images than a block holds.
+    images = torch.randint(-2, 3, (1100, 6), generator=generator).double()
+    classes = torch.randint(-2, 3, (90, 6), generator=generator).double()
+    labels = torch.randint(0, 90, (1100,), generator=generator)
+    ranks, num_tied = [], 0
+    for scores, label in zip((images @ classes.T).tolist(), labels.tolist(), strict=True):
+        # A wrong class of the same score comes first.
+        order = sorted(range(90), key=lambda c: (-scores[c], c == label))
+        ranks.append(1 + order.index(label))
+        num_tied += scores.count(scores[label]) > 1
+    metrics = zero_shot_metrics(images.half(), classes.half(), labels)
+    assert metrics["top1"] == pytest.approx(100 * sum(rank <= 1 for rank in ranks) / 1100)
+    assert metrics["top5"] == pytest.approx(100 * sum(rank <= 5 for rank in ranks) / 1100)
+    assert metrics["tied_queries"] == num_tied > 300
+
+
 @pytest.mark.parametrize(("classes", "templates"), [([], ["a {}"]), (["cat"], []), (["cat"], ["a cat"])])
 def test_wrong_prompts(classes: list[str], templates: list[str]) -> None:
     with pytest.raises(DataError, match="at least one of each"):
@@ -66,6 +110,15 @@ def test_late_interaction_scores_classes_by_the_mean_over_their_prompts() -> Non
     assert (metrics["top5"], metrics["images"], metrics["classes"], metrics["tied_queries"]) == (100.0, 70, 3, 0)
     with pytest.raises(ShapeError, match="from 0 to 2; expected 0 to 1"):
         zero_shot_token_metrics(images, prompts, keep, labels, 2)
+    with pytest.raises(ShapeError, match="6 prompts of 4 classes"):
+        zero_shot_token_metrics(images, prompts, keep, labels, 4)
+
+
+def test_equal_classes_tie_in_late_interaction() -> None:
+    torch.manual_seed(1)
+    images, prompts = torch.randn(33, 7, 5), torch.randn(2, 4, 5).repeat(9, 1, 1)  # 9 classes x 2 templates
+    metrics = zero_shot_token_metrics(images, prompts, torch.ones(18, 4).bool(), torch.arange(33) % 9, 9)
+    assert (metrics["top1"], metrics["top5"], metrics["tied_queries"]) == (0, 0, 33)
 
 
 def test_wrong_inputs() -> None:
