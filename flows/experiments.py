@@ -72,12 +72,14 @@ def open_clone(root: Path, folder: Path, commit: str) -> None:
     _output([*DVC, "cache", "dir", "--local", cache], folder)
 
 
-def make_data(folder: Path, on_line: OnLine) -> None:
-    """Bring everything that training and evaluation read up to date in the clone `folder`.
+def make_data(folder: Path, overlays: Sequence[Path], on_line: OnLine) -> None:
+    """Bring everything that training and evaluation read up to date in the clone `folder`; other clones restore it.
 
     Raises:
         StageError: a stage failed.
+        ParamsError: an overlay is missing or does not fit.
     """
+    apply_overlays([folder / overlay for overlay in overlays], [], folder / "params.yaml")
     run_lines([*DVC, "repro", "validate", "quality", "evalset"], folder, on_line, "the data")
 
 

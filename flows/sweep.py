@@ -55,7 +55,7 @@ def sweep(tables: list[str], seeds: list[int], threads: int, track: bool) -> Any
     clones = {seed: CLONES / f"seed{seed}" for seed in seeds}
     for clone in clones.values():
         open_clone(root, clone, commit)
-    make_data(clones[seeds[0]], get_run_logger().info)
+    make_data(clones[seeds[0]], ablations.overlays, get_run_logger().info)
     uri = _open_store(root) if track else None
     before: dict[int, list[PrefectFuture[Any]]] = {seed: [] for seed in seeds}
     futures = []

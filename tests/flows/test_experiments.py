@@ -91,7 +91,7 @@ def experiment(name: str, seed: int, *methods: str) -> Experiment:
 def run(root: Path, what: Experiment) -> list[dict[str, object]]:
     clone = root / ".work" / "sweep" / f"seed{what.seed}"
     open_clone(root, clone, committed(root))
-    make_data(clone, print)
+    make_data(clone, what.overlays, print)
     return run_experiment(root, clone, what, print, threads=1)
 
 
