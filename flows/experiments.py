@@ -91,7 +91,8 @@ def run_experiment(
     A run that was killed goes on where it was: DVC has the stages that were finished, training has its checkpoints.
 
     Returns:
-        For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`.
+        For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`;
+        for each entry of `checkpoints` the same, but that its seed is None and that it has no `train`.
 
     Raises:
         StageError: a stage failed; the message has the end of its log.
@@ -106,7 +107,7 @@ def run_experiment(
     command = [*DVC, "exp", "run", "--name", experiment.name, "--set-param", f"train.seed={experiment.seed}"]
     run_lines(command, folder, on_line, experiment.name, environment)
     _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
-    return [_record(folder, experiment, commit, method) for method in experiment.methods]
+    return _records(folder, experiment, commit)
 
 
 def track_experiment(folder: Path, name: str, uri: str, on_line: OnLine) -> None:
@@ -135,20 +136,34 @@ def _choose_methods(folder: Path, experiment: Experiment) -> None:
         write_text(lock, yaml.safe_dump(content, sort_keys=False))
 
 
-def _record(folder: Path, experiment: Experiment, commit: str, method: str) -> dict[str, Any]:
-    params = load_params(folder / "params.yaml")
-    return {
-        "method": method,
-        "seed": experiment.seed,
-        "experiment": experiment.name,
-        "commit": commit,
-        "settings": {
-            "method": params.methods[method].model_dump(mode="json", exclude={"train"}),
-            "train": params.train_settings(method).model_dump(mode="json"),
-        },
-        "train": read_json(folder / "reports" / "train" / f"{method}.json"),
-        "evaluate": read_json(folder / "reports" / "evaluate" / f"{method}.json"),
-    }
+def _records(folder: Path, experiment: Experiment, commit: str) -> list[dict[str, Any]]:
+    params, reports = load_params(folder / "params.yaml"), folder / "reports"
+    origin = {"experiment": experiment.name, "commit": commit}
+    trained = [
+        {
+            "method": name,
+            "seed": experiment.seed,
+            **origin,
+            "settings": {
+                "method": params.methods[name].model_dump(mode="json", exclude={"train"}),
+                "train": params.train_settings(name).model_dump(mode="json"),
+            },
+            "train": read_json(reports / "train" / f"{name}.json"),
+            "evaluate": read_json(reports / "evaluate" / f"{name}.json"),
+        }
+        for name in experiment.methods
+    ]
+    measured = [
+        {
+            "method": name,
+            "seed": None,
+            **origin,
+            "settings": {"checkpoint": checkpoint.model_dump(mode="json")},
+            "evaluate": read_json(reports / "evaluate" / f"{name}.json"),
+        }
+        for name, checkpoint in params.checkpoints.items()
+    ]
+    return [*trained, *measured]
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -33,6 +33,12 @@ stages:
       cmd: PYTHON stage.py evaluate ${key}
       deps: ["reports/train/${key}.json", evalset.txt]
       metrics: ["reports/evaluate/${key}.json"]
+  evaluate_checkpoint:
+    foreach: ${checkpoints}
+    do:
+      cmd: PYTHON stage.py evaluate ${key}
+      deps: [evalset.txt]
+      metrics: ["reports/evaluate/${key}.json"]
 """
 # Loss is the seed, recall ten times the corner tokens and the seed; each training is counted outside of the clones.
 STAGE = """
@@ -44,7 +50,7 @@ if kind == "data":
     sys.exit()
 out = pathlib.Path("reports") / kind / f"{name}.json"
 out.parent.mkdir(parents=True, exist_ok=True)
-seed, corners = params["train"]["seed"], params["methods"][name].get("corner_tokens", 0)
+seed, corners = params["train"]["seed"], params["methods"].get(name, {}).get("corner_tokens", 0)
 if kind == "train":
     counts = pathlib.Path(os.environ["COUNTS"])
     if (counts / f"break-{name}-{seed}").exists():
@@ -111,6 +117,17 @@ def test_records_say_what_was_run_and_what_came_out(root: Path, tmp_path: Path) 
     assert settings["method"]["corner_tokens"] == 4
     assert settings["method"]["num_long"] == 0  # the default, which the overlay does not name
     assert found[1]["train"] == {"loss": 3}
+
+
+def test_models_that_were_only_evaluated_have_a_record_without_a_seed(root: Path) -> None:
+    checkpoint = {"model": "openai/clip-vit-base-patch16", "revision": "0" * 40}
+    (root / "conf" / "more.yaml").write_text(yaml.safe_dump({"checkpoints": {"clip_b16": checkpoint}}))
+    commit_all(root)
+    trained, measured = run(root, experiment("one-seed7", 7, "lotlip"))
+    assert trained["method"] == "lotlip"
+    assert (measured["method"], measured["seed"], measured["evaluate"]) == ("clip_b16", None, {"long": {"i2t_r1": 7}})
+    assert measured["settings"] == {"checkpoint": checkpoint}
+    assert "train" not in measured
 
 
 def test_the_project_stays_as_it_is_and_knows_the_experiment(root: Path) -> None:
