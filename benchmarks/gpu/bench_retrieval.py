@@ -5,9 +5,9 @@
 
 Without a GPU it ends with status 2; with status 1 if a rank differs. Ranks are compared where scores are whole numbers
 below 2^24, exact in float32 in whatever order they are summed up, but not in TF32, which is allowed meanwhile; every
-pair is there twice, so all queries tie. Ranks of real embeddings at the smaller size are compared, too: those may differ by rounding, and how many do
-is told. The peer holds the whole matrix and sorts it, at the smaller size. The limit: 2 I T D multiplications and
-additions at the device's float32 peak, of which `of_peak` is the share reached.
+pair is there twice, so all queries tie. Ranks of real embeddings at the smaller size are compared, too: those may
+differ by rounding, and how many do is told. The peer holds the whole matrix and sorts it, at the smaller size. The
+limit: 2 I T D multiplications and additions at the device's float32 peak, of which `of_peak` is the share reached.
 """
 
 import sys
