@@ -50,8 +50,9 @@ lint: install ## style, types and import layers
 bench: install ## benchmarks, each against a peer in the same process
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-bench-gpu: install ## on a GPU: equality with the CPU, then the training step and its kernels
+bench-gpu: install ## on a GPU: equality with the CPU, then retrieval, the training step and its kernels
 	$(BIN)/python benchmarks/gpu/check_equality.py
+	$(BIN)/python benchmarks/gpu/bench_retrieval.py
 	$(BIN)/python benchmarks/gpu/bench_step.py --profile
 
 rehearsal: install ## the whole graph on 600 pictures over faulty HTTP, from and to S3 (needs ../shared/data/pictures)

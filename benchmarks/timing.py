@@ -38,9 +38,12 @@ def compare(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
     return {**seconds, **{f"{name}_ratio": round(statistics.median(ratios[name]), 2) for name in peers}}
 
 
-def peak_memory(work: Callable[[], Any]) -> int:
-    """Bytes that a second run of `work` needs beyond what is there: on the GPU if there is one, else resident."""
-    work()
+def peak_memory(work: Callable[[], Any], warm_up: Callable[[], Any] | None = None) -> int:
+    """Bytes that `work` needs beyond what is there after `warm_up`: on the GPU if there is one, else resident.
+
+    Without a `warm_up`, `work` itself runs twice.
+    """
+    (warm_up or work)()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

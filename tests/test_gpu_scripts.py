@@ -40,6 +40,15 @@ def test_the_check_of_equality(tmp_path: Path) -> None:
     assert differences["deterministic, twice"] == 0.0
 
 
+def test_the_benchmark_of_retrieval(tmp_path: Path) -> None:
+    done = run("bench_retrieval", "--device", "cpu", "--tiny", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu_retrieval.json").read_text())
+    assert found["cosine_ranks_that_differ"] == found["token_ranks_that_differ"] == 0
+    assert found["rounded_ranks_that_differ"] == 0
+    assert found["600_blocks_s"] > 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("script", ["bench_step", "check_equality"])
 def test_without_a_gpu_they_say_so(script: str) -> None:

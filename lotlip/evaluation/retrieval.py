@@ -48,7 +48,7 @@ def retrieval_metrics(
         `tied_queries` (I2T and T2I together, at most I + T), `images` (I), `texts` (T).
 
     Raises:
-        ShapeError: shapes do not fit, an index is out of range, or an image has no text.
+        ShapeError: shapes or devices do not fit, an index is out of range, an image has no text or a text no token.
         ModelError: an embedding is not finite (comparisons with NaN would pass for perfect ranks).
     """
     scores = make_scores(image, text, keep_TL)

@@ -144,8 +144,11 @@ def make_scores(image: Tensor, text: Tensor, keep_TL: Tensor | None) -> Scores:
 
 
 def block_size(scores: Scores, largest: int | None = None) -> int:
-    """B: `largest`, else what is worth its memory; smaller where there are fewer images and texts."""
-    return min(largest or scores.max_block, round_up(max(scores.num_images, scores.num_texts)))
+    """B: at most `largest`, or what is worth its memory; as much smaller as leaves the last block little padding."""
+    largest = largest or scores.max_block
+    most = max(scores.num_images, scores.num_texts)
+    num_blocks = -(-most // largest)
+    return min(largest, round_up(-(-most // num_blocks)))
 
 
 def score_block(rows_RD: Tensor, columns_CD: Tensor, num_rows: int, num_columns: int) -> Tensor:
