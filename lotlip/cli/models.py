@@ -41,15 +41,24 @@ def evaluate(
     if root is None:
         if dataset in PUBLIC_SETS:
             raise typer.BadParameter(f"--dataset {dataset} needs --root, where it lies; `lotlip check-set` says how.")
+        _hide_progress()
         result = evaluate_model(model, Path(dataset), batch_size, device, revision)
     else:
         check = check_folder(dataset, root, images, normalize_long)
         evalset = open_public_set(check, allow_missing)
         print(*check.lines(), sep="\n", flush=True)
+        _hide_progress()
         result = evaluate_on(open_encoder(model, batch_size, device, revision), evalset) | check.counts()
     print_table(f"{model} on {dataset}", result)
     if json_file is not None:
         write_json(json_file, result)
+
+
+def _hide_progress() -> None:
+    """No bar for the weights, which are read in a moment."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
 
 
 @app.command("check-set")
