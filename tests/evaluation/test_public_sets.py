@@ -290,6 +290,24 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
     assert "a lone surrogate" in unreadable(check_folder("jsonl", tmp_path))
 
 
+def test_names_that_no_file_can_have_are_named(tiny: Callable[[str], Path]) -> None:
+    root = tiny("jsonl")
+    with (root / "mine.jsonl").open("a") as file:
+        file.write(json.dumps({"image": f"{'a' * 300}.jpg", "text": "One"}) + "\n")
+    (problem,) = check_folder("jsonl", root).unreadable
+    assert problem.endswith("aaa.jpg cannot be looked for (File name too long).")
+    dci = tiny("dci") / "densely_captioned_images"
+    tiny_sets.write_json(dci / "splits.json", {"test": [f"{'a' * 300}.json"]})
+    (problem,) = check_folder("dci", dci.parent).unreadable
+    assert problem.endswith("aaa.json cannot be read (File name too long).")
+
+
+def test_a_csv_without_an_end_of_its_header(tmp_path: Path) -> None:
+    (tmp_path / "samples.csv").write_text('"' + 200_000 * "a")
+    (problem,) = check_folder("csv", tmp_path).unreadable
+    assert problem == f"{tmp_path}/samples.csv, line 1: field larger than field limit (131072)."
+
+
 def test_damaged_images_are_named(tiny: Callable[[str], Path]) -> None:
     root = tiny("docci")
     image = root / "images/test_00003.jpg"
