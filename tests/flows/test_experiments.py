@@ -91,7 +91,7 @@ def experiment(name: str, seed: int, *methods: str) -> Experiment:
 def run(root: Path, what: Experiment) -> list[dict[str, object]]:
     clone = root / ".work" / "sweep" / f"seed{what.seed}"
     open_clone(root, clone, committed(root))
-    make_data(clone, what.overlays, print)
+    make_data(clone, what.overlays, what.methods, print)
     return run_experiment(root, clone, what, print, threads=1)
 
 
@@ -160,9 +160,18 @@ def test_without_a_commit_there_is_no_experiment(tmp_path: Path) -> None:
         committed(tmp_path)
 
 
-def test_an_unknown_method_is_named(root: Path) -> None:
+def test_an_unknown_method_is_named_before_data_are_made(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"no method 'corners_5'.*did you mean 'corners_4'"):
         run(root, experiment("one-seed0", 0, "corners_5"))
+    assert not (root / ".work" / "sweep" / "seed0" / "data.txt").exists()
+
+
+def test_what_git_says_is_passed_on(root: Path) -> None:
+    clone = root / ".work" / "sweep" / "seed0"
+    open_clone(root, clone, committed(root))
+    (clone / ".git" / "index.lock").touch()  # as a killed git leaves it
+    with pytest.raises(StageError, match=r"`git checkout .*index\.lock"):
+        open_clone(root, clone, committed(root))
 
 
 def test_reports_of_the_clone_are_its_own(root: Path) -> None:
