@@ -15,7 +15,7 @@ import yaml
 from flows.repro import StageError, run_lines
 from lotlip.errors import LotlipError
 from lotlip.overlays import apply_overlays
-from lotlip.params import entry, load_params
+from lotlip.params import Params, entry, load_params
 from lotlip.records import read_json, write_text
 
 DVC = (sys.executable, "-m", "dvc")
@@ -95,7 +95,8 @@ def run_experiment(
     A run that was killed goes on where it was: DVC has the stages that were finished, training has its checkpoints.
 
     Returns:
-        For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`.
+        For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`;
+        behind them for each of the project's checkpoints the same, without a seed, settings and training.
 
     Raises:
         StageError: a stage failed; the message has the end of its log.
@@ -110,7 +111,10 @@ def run_experiment(
     command = [*DVC, "exp", "run", "--name", experiment.name, "--set-param", f"train.seed={experiment.seed}"]
     run_lines(command, folder, on_line, experiment.name, environment)
     _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
-    return [_record(folder, experiment, commit, method) for method in experiment.methods]
+    params = load_params(folder / "params.yaml")
+    found = {"experiment": experiment.name, "commit": commit}
+    trained = [_record(folder, params, method) | found for method in experiment.methods]
+    return trained + [_evaluated(folder, name) | {"seed": None} | found for name in params.checkpoints]
 
 
 def track_experiment(folder: Path, name: str, uri: str, on_line: OnLine) -> None:
@@ -147,20 +151,20 @@ def _choose_methods(folder: Path, experiment: Experiment) -> None:
         write_text(lock, yaml.safe_dump(content, sort_keys=False))
 
 
-def _record(folder: Path, experiment: Experiment, commit: str, method: str) -> dict[str, Any]:
-    params = load_params(folder / "params.yaml")
-    return {
-        "method": method,
-        "seed": experiment.seed,
-        "experiment": experiment.name,
-        "commit": commit,
+def _record(folder: Path, params: Params, method: str) -> dict[str, Any]:
+    settings = params.train_settings(method)
+    return _evaluated(folder, method) | {
+        "seed": settings.seed,
         "settings": {
             "method": params.methods[method].model_dump(mode="json", exclude={"train"}),
-            "train": params.train_settings(method).model_dump(mode="json"),
+            "train": settings.model_dump(mode="json"),
         },
         "train": read_json(folder / "reports" / "train" / f"{method}.json"),
-        "evaluate": read_json(folder / "reports" / "evaluate" / f"{method}.json"),
     }
+
+
+def _evaluated(folder: Path, model: str) -> dict[str, Any]:
+    return {"method": model, "evaluate": read_json(folder / "reports" / "evaluate" / f"{model}.json")}
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -10,6 +10,8 @@ import yaml
 from flows.experiments import CommitError, Experiment, committed, make_data, open_clone, run_experiment
 from flows.repro import StageError
 from lotlip.errors import ParamsError
+from lotlip.evaluation.poster.record import record_runs
+from lotlip.evaluation.poster.runs import read_runs
 from lotlip.records import read_json
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
@@ -27,6 +29,12 @@ stages:
       deps: [stage.py, data.txt]
       params: [train, "methods.${key}"]
       metrics: ["reports/train/${key}.json"]
+  evaluate_checkpoint:
+    foreach: ${checkpoints}
+    do:
+      cmd: PYTHON stage.py elsewhere ${key}
+      deps: [stage.py, evalset.txt]
+      metrics: ["reports/evaluate/${key}.json"]
   evaluate:
     foreach: ${methods}
     do:
@@ -41,6 +49,10 @@ kind, name = sys.argv[1:]
 params = yaml.safe_load(open("params.yaml"))
 if kind == "data":
     pathlib.Path(name).write_text("data")
+    sys.exit()
+if kind == "elsewhere":
+    pathlib.Path("reports/evaluate").mkdir(parents=True, exist_ok=True)
+    pathlib.Path("reports/evaluate", f"{name}.json").write_text('{"long": {"i2t_r1": 77}}')
     sys.exit()
 out = pathlib.Path("reports") / kind / f"{name}.json"
 out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +123,17 @@ def test_records_say_what_was_run_and_what_came_out(root: Path, tmp_path: Path) 
     assert settings["method"]["corner_tokens"] == 4
     assert settings["method"]["num_long"] == 0  # the default, which the overlay does not name
     assert found[1]["train"] == {"loss": 3}
+
+
+def test_checkpoints_of_the_project_are_rows_without_a_seed(root: Path, tmp_path: Path) -> None:
+    params = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(params.replace("checkpoints: {} ", "checkpoints: {clip_b16: {model: weights}} "))
+    commit_all(root)
+    found = run(root, experiment("one-seed1", 1, "lotlip"))
+    assert [(record["method"], record["seed"]) for record in found] == [("lotlip", 1), ("clip_b16", None)]
+    record_runs(tmp_path / "runs.jsonl", found)
+    (checkpoint,) = read_runs(tmp_path / "runs.jsonl")["clip_b16"]
+    assert (checkpoint.evaluate["long"]["i2t_r1"], checkpoint.experiment) == (77, "one-seed1")
 
 
 def test_the_project_stays_as_it_is_and_knows_the_experiment(root: Path) -> None:
