@@ -43,6 +43,14 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
         read(tmp_path, [run("lit", 0, 40.0), run("lit", None, 41.0)])
 
 
+def test_runs_of_other_data_do_not_stand_side_by_side(tmp_path: Path) -> None:
+    runs = [run("lit", 0, 40.0), run("lotlip", 0, 50.0), run("openai/clip", None, 30.0)]
+    for one, images in zip(runs, (2000, 6000), strict=False):
+        one["train"]["images"] = images
+    with pytest.raises(DataError, match=r"lotlip \(seed 0\) was trained on 6000 images, lit \(seed 0\) on 2000"):
+        read(tmp_path, runs)
+
+
 def test_sets_have_one_size(tmp_path: Path) -> None:
     changed = run("lotlip", 0, 40.0)
     changed["evaluate"]["short"]["texts"] = 300
