@@ -67,7 +67,7 @@ def open_clone(root: Path, folder: Path, commit: str) -> None:
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _git(root, "clone", "--quiet", "--no-checkout", str(root.resolve()), str(folder.resolve()))
-    _git(folder, "fetch", "--quiet", "origin", commit)
+    _git(folder, "fetch", "--quiet", str(root.resolve()), commit)  # by its path of today, which `origin` may not be
     _git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     local = root / ".dvc" / "config.local"
     if local.is_file():

@@ -189,6 +189,16 @@ def test_an_unknown_method_is_named_before_data_are_made(root: Path) -> None:
     assert not (root / ".work" / "sweep" / "seed0" / "data.txt").exists()
 
 
+def test_a_project_that_was_moved_goes_on_with_its_clones(root: Path, tmp_path: Path) -> None:
+    open_clone(root, root / ".work" / "sweep" / "seed0", committed(root))
+    moved = root.rename(tmp_path / "moved")
+    (moved / "conf" / "more.yaml").write_text(yaml.safe_dump({**OVERLAY, "train": {"epochs": 2}}))
+    commit_all(moved)
+    clone = moved / ".work" / "sweep" / "seed0"
+    open_clone(moved, clone, committed(moved))
+    assert git(clone, "rev-parse", "HEAD") == git(moved, "rev-parse", "HEAD")
+
+
 def test_what_git_says_is_passed_on(root: Path) -> None:
     clone = root / ".work" / "sweep" / "seed0"
     open_clone(root, clone, committed(root))
