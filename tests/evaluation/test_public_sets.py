@@ -267,6 +267,18 @@ def test_endings_in_capitals_are_found(tiny: Callable[[str], Path]) -> None:
     assert (check.problems(), check.samples[3].image) == ([], "dci/sa_1545038.JPEG")
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("urban1k", ("image/._1.jpg", "caption/._1.txt")), ("imagenet", ("val/n01440764/._a.JPEG", "val/._n01440764"))],
+)
+def test_files_that_macos_leaves_are_no_entries(name: str, files: tuple[str, ...], tiny: Callable[[str], Path]) -> None:
+    root = tiny(name)
+    before = check_folder(name, root)
+    for file in files:
+        (root / file).write_bytes(b"\0\5\x16\7")
+    assert check_folder(name, root) == before
+
+
 def test_images_without_a_text_are_counted(tiny: Callable[[str], Path]) -> None:
     root = tiny("urban1k")
     tiny_sets.picture(root / "image/5.jpg", 5)  # without a caption
