@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from flows.repro import run_lines
+from flows.repro import StageError, run_lines
 from lotlip.errors import LotlipError
 from lotlip.overlays import apply_overlays
-from lotlip.params import entry, load_params
+from lotlip.params import Params, entry, load_params
 from lotlip.records import read_json, write_text
 
 DVC = (sys.executable, "-m", "dvc")
@@ -48,8 +48,8 @@ def committed(root: Path) -> str:
     try:
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--", *CODE).splitlines()
-    except subprocess.CalledProcessError as error:
-        raise CommitError(f"{root.resolve()} is no git repository with a commit ({error.stderr.strip()}).") from None
+    except StageError as error:
+        raise CommitError(f"{root.resolve()} is no git repository with a commit ({error}).") from None
     if changed:
         raise CommitError(
             f"{len(changed)} changed files, first {changed[0].split()[-1]}: experiments are made of commits, so that "
@@ -59,11 +59,15 @@ def committed(root: Path) -> str:
 
 
 def open_clone(root: Path, folder: Path, commit: str) -> None:
-    """Make `folder` a clone of the project at `root`, at that commit, with its DVC cache; `.work` in it stays."""
+    """Make `folder` a clone of the project at `root`, at that commit, with its DVC cache; `.work` in it stays.
+
+    Raises:
+        StageError: git or DVC refused; the message has their words.
+    """
     if not (folder / ".git").is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         _git(root, "clone", "--quiet", "--no-checkout", str(root.resolve()), str(folder.resolve()))
-    _git(folder, "fetch", "--quiet", "origin", commit)
+    _git(folder, "fetch", "--quiet", str(root.resolve()), commit)  # by its path of today, which `origin` may not be
     _git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     local = root / ".dvc" / "config.local"
     if local.is_file():
@@ -72,14 +76,14 @@ def open_clone(root: Path, folder: Path, commit: str) -> None:
     _output([*DVC, "cache", "dir", "--local", cache], folder)
 
 
-def make_data(folder: Path, overlays: Sequence[Path], on_line: OnLine) -> None:
+def make_data(folder: Path, overlays: Sequence[Path], methods: Sequence[str], on_line: OnLine) -> None:
     """Bring everything that training and evaluation read up to date in the clone `folder`; other clones restore it.
 
     Raises:
         StageError: a stage failed.
-        ParamsError: an overlay is missing or does not fit.
+        ParamsError: an overlay is missing or does not fit, or one of the `methods` is in none of them.
     """
-    apply_overlays([folder / overlay for overlay in overlays], [], folder / "params.yaml")
+    _apply(folder, overlays, methods)
     run_lines([*DVC, "repro", "validate", "quality", "evalset"], folder, on_line, "the data")
 
 
@@ -92,7 +96,7 @@ def run_experiment(
 
     Returns:
         For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`;
-        for each entry of `checkpoints` the same, but that its seed is None and that it has no `train`.
+        behind them for each of the project's checkpoints the same, without a seed and training.
 
     Raises:
         StageError: a stage failed; the message has the end of its log.
@@ -107,7 +111,16 @@ def run_experiment(
     command = [*DVC, "exp", "run", "--name", experiment.name, "--set-param", f"train.seed={experiment.seed}"]
     run_lines(command, folder, on_line, experiment.name, environment)
     _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
-    return _records(folder, experiment, commit)
+    params = load_params(folder / "params.yaml")
+    found = {"experiment": experiment.name, "commit": commit}
+    trained = [_record(folder, params, method) | found for method in experiment.methods]
+    measured = [
+        _evaluated(folder, name)
+        | {"seed": None, "settings": {"checkpoint": checkpoint.model_dump(mode="json")}}
+        | found
+        for name, checkpoint in params.checkpoints.items()
+    ]
+    return trained + measured
 
 
 def track_experiment(folder: Path, name: str, uri: str, on_line: OnLine) -> None:
@@ -120,14 +133,22 @@ def track_experiment(folder: Path, name: str, uri: str, on_line: OnLine) -> None
     run_lines(command, folder, on_line, f"tracking of {name}", {"MLFLOW_TRACKING_URI": uri})
 
 
+def _apply(folder: Path, overlays: Sequence[Path], methods: Sequence[str]) -> list[str]:
+    """Give params.yaml the overlays, and return the names of all methods, among which `methods` must be."""
+    target = folder / "params.yaml"
+    apply_overlays([folder / overlay for overlay in overlays], [], target)
+    there = load_params(target).methods
+    for name in methods:
+        entry(there, "method", name)
+    return list(there)
+
+
 def _choose_methods(folder: Path, experiment: Experiment) -> None:
     """Give params.yaml the overlays and the experiment's methods alone, and dvc.lock no stages of others."""
-    target = folder / "params.yaml"
-    apply_overlays([folder / overlay for overlay in experiment.overlays], [], target)
-    methods = load_params(target).methods
-    for name in experiment.methods:
-        entry(methods, "method", name)
-    apply_overlays([], [f"methods.{name}=null" for name in methods if name not in experiment.methods], target)
+    others = [
+        name for name in _apply(folder, experiment.overlays, experiment.methods) if name not in experiment.methods
+    ]
+    apply_overlays([], [f"methods.{name}=null" for name in others], folder / "params.yaml")
     lock = folder / "dvc.lock"
     if lock.is_file():
         content = yaml.safe_load(lock.read_text())
@@ -136,34 +157,20 @@ def _choose_methods(folder: Path, experiment: Experiment) -> None:
         write_text(lock, yaml.safe_dump(content, sort_keys=False))
 
 
-def _records(folder: Path, experiment: Experiment, commit: str) -> list[dict[str, Any]]:
-    params, reports = load_params(folder / "params.yaml"), folder / "reports"
-    origin = {"experiment": experiment.name, "commit": commit}
-    trained = [
-        {
-            "method": name,
-            "seed": experiment.seed,
-            **origin,
-            "settings": {
-                "method": params.methods[name].model_dump(mode="json", exclude={"train"}),
-                "train": params.train_settings(name).model_dump(mode="json"),
-            },
-            "train": read_json(reports / "train" / f"{name}.json"),
-            "evaluate": read_json(reports / "evaluate" / f"{name}.json"),
-        }
-        for name in experiment.methods
-    ]
-    measured = [
-        {
-            "method": name,
-            "seed": None,
-            **origin,
-            "settings": {"checkpoint": checkpoint.model_dump(mode="json")},
-            "evaluate": read_json(reports / "evaluate" / f"{name}.json"),
-        }
-        for name, checkpoint in params.checkpoints.items()
-    ]
-    return [*trained, *measured]
+def _record(folder: Path, params: Params, method: str) -> dict[str, Any]:
+    settings = params.train_settings(method)
+    return _evaluated(folder, method) | {
+        "seed": settings.seed,
+        "settings": {
+            "method": params.methods[method].model_dump(mode="json", exclude={"train"}),
+            "train": settings.model_dump(mode="json"),
+        },
+        "train": read_json(folder / "reports" / "train" / f"{method}.json"),
+    }
+
+
+def _evaluated(folder: Path, model: str) -> dict[str, Any]:
+    return {"method": model, "evaluate": read_json(folder / "reports" / "evaluate" / f"{model}.json")}
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -171,4 +178,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _output(command: Sequence[str], folder: Path) -> str:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise StageError(f"`{' '.join(command)}` failed in {folder}: {done.stderr.strip()}")
+    return done.stdout.strip()

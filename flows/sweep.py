@@ -23,7 +23,7 @@ from flows.repro import only_run
 from lotlip import tracking
 from lotlip.errors import LotlipError
 from lotlip.evaluation.poster.ablations import Ablations, read_ablations
-from lotlip.evaluation.poster.record import record_runs
+from lotlip.evaluation.poster.record import read_records, record_runs
 from lotlip.params import load_params
 
 RUNS = Path("docs/results/runs.jsonl")
@@ -55,7 +55,8 @@ def sweep(tables: list[str], seeds: list[int], threads: int, track: bool) -> Any
     clones = {seed: CLONES / f"seed{seed}" for seed in seeds}
     for clone in clones.values():
         open_clone(root, clone, commit)
-    make_data(clones[seeds[0]], ablations.overlays, get_run_logger().info)
+    methods = [method for table in tables for method in ablations.table(table).rows.values()]
+    make_data(clones[seeds[0]], ablations.overlays, methods, get_run_logger().info)
     uri = _open_store(root) if track else None
     before: dict[int, list[PrefectFuture[Any]]] = {seed: [] for seed in seeds}
     futures = []
@@ -117,12 +118,15 @@ def main() -> int:
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; expected at least 1")
+    if options.seeds and (min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds)):
+        parser.error(f"--seeds are {options.seeds}; expected different numbers from 0 on")
     try:
         ablations = read_ablations()
-        tables = list(ablations.tables) if options.tables == ["all"] else options.tables
+        tables = list(ablations.tables) if options.tables == ["all"] else list(dict.fromkeys(options.tables))
         for table in tables:
             ablations.table(table)
         committed(Path.cwd())
+        read_records(RUNS)  # what cannot be added to is said before the work
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         run = sweep.with_options(task_runner=ThreadPoolTaskRunner(max_workers=options.jobs))
         with only_run(CLONES):

@@ -74,9 +74,8 @@ def _pick(overlays: Sequence[Any], names: Sequence[str]) -> None:
     sections = [overlay[name] for overlay in overlays for name in NAMED_SECTIONS if overlay.get(name)]
     known = {entry for section in sections for entry in section}
     if unknown := [name for name in names if name not in known]:
-        raise ParamsError(
-            f"--only {unknown[0]}: the overlays have no such entry, they have {', '.join(sorted(known))}."
-        )
+        there = ", ".join(sorted(known)) or "none"
+        raise ParamsError(f"--only {unknown[0]}: the overlays have no such entry, they have {there}.")
     for section in sections:
         for entry in [entry for entry in section if entry not in names]:
             del section[entry]

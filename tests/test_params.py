@@ -203,6 +203,8 @@ def test_only_the_named_entries_of_an_overlay_are_taken(target: Path) -> None:
     assert params.validate_.leaks.max_distance == 4  # what is no entry of a named section is taken, too
     with pytest.raises(ParamsError, match=r"--only dcii: the overlays have no such entry, they have coco, dci"):
         apply_overlays([TOP / "conf/evalsets.yaml"], [], target, only=["dcii"])
+    with pytest.raises(ParamsError, match=r"--only dci: the overlays have no such entry, they have none\."):
+        apply_overlays([], ["train.epochs=2"], target, only=["dci"])
 
 
 def test_an_empty_merge_changes_no_byte(target: Path) -> None:

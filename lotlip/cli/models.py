@@ -41,6 +41,8 @@ def evaluate(
     if root is None:
         if dataset in PUBLIC_SETS:
             raise typer.BadParameter(f"--dataset {dataset} needs --root, where it lies; `lotlip check-set` says how.")
+        if images or allow_missing or normalize_long is not None:
+            raise typer.BadParameter("--images, --allow-missing and --normalize-long need --root.")
         _hide_progress()
         result = evaluate_model(model, Path(dataset), batch_size, device, revision)
     else:
@@ -75,6 +77,8 @@ def check_set(
     from lotlip.records import write_json
 
     if name is None or root is None:
+        if root or images or decode or json_file:
+            raise typer.BadParameter("a check needs the name of a set and --root, the folder that it lies in.")
         for one in [name] if name else PUBLIC_SETS:
             spec = public_set(one)
             size = f"{spec.num_images:,} images, " if spec.num_images else ""

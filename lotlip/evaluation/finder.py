@@ -65,15 +65,26 @@ class Finder:
             self.unreadable[f"{self.root}: folder {label} is no class of ImageNet-1k"] = None
 
     def _find(self, name: str) -> str | None:
-        """The path of an image below the root; None, and noted, if it is not there."""
+        """The path of an image below the root; None, and noted, if it is not there.
+
+        Raises:
+            DataError: the name leads out of the root, or no file can be called so.
+        """
         inside(self.root, name)
         for folder in self.spec.image_folders:
             for spelling in _spellings(f"{folder}/{name}" if folder else name):
-                if (self.root / spelling).is_file():
+                if _is_file(self.root / spelling):
                     return spelling
         folder = self.spec.image_folders[0]
         self.missing.append(self.root / ("" if self.root.name == folder else folder) / name)
         return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # the name is too long, or a folder of it may not be entered
+        raise DataError(f"{path} cannot be looked for ({error.strerror}).") from None
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -177,6 +177,8 @@ def _read(spec: PublicSet, root: Path) -> tuple[list[Entry], list[DataError]]:
         found.extend(spec.read(root))
     except DataError as error:
         errors.append(error)
+    except OSError as error:
+        errors.append(DataError(f"{error.filename} cannot be read ({error.strerror})."))
     errors = [one for one in found if isinstance(one, DataError)] + errors
     return [one for one in found if isinstance(one, Entry)], errors
 

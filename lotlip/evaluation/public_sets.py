@@ -73,6 +73,7 @@ PUBLIC_SETS: dict[str, PublicSet] = {
             "DOCCI_Test/data.jsonl, IIW-400/data.jsonl, DCI_Test/data.jsonl: from the repository",
             "docci/: DOCCI's images (docci_images.tar.gz)",
             "docci_aar/: DOCCI's AAR images (docci_images_aar.tar.gz)",
+            "where DOCCI has no test_ image of a number, its train_ image, renamed to test_ (as LoTLIP's authors do)",
             "dci/: DCI's photos (SA-1B's sa_000138.tar)",
         ),
     ),

@@ -100,6 +100,10 @@ def test_ones_own_file_and_a_folder_of_the_project(model: Path, tmp_path: Path) 
 
 def test_wrong_sets(tmp_path: Path) -> None:
     assert "--root" in run("evaluate", "m", "--dataset", "dci")
+    for option in ("--allow-missing", "--no-normalize-long"):
+        assert "need --root" in run("evaluate", "m", "--dataset", str(tmp_path), option)
+    for command in (("dci", "--decode"), ("dci", "--json", str(tmp_path / "out.json")), ("--root", str(tmp_path))):
+        assert "needs the name of a set and --root" in " ".join(run("check-set", *command).replace("│", "").split())
     with pytest.raises(DataError, match="No set is called 'dcii'"):
         run("evaluate", "m", "--dataset", "dcii", "--root", str(tmp_path))
     with pytest.raises(DataError, match=f"missing file: {tmp_path}/none"):

@@ -267,6 +267,18 @@ def test_endings_in_capitals_are_found(tiny: Callable[[str], Path]) -> None:
     assert (check.problems(), check.samples[3].image) == ([], "dci/sa_1545038.JPEG")
 
 
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("urban1k", ("image/._1.jpg", "caption/._1.txt")), ("imagenet", ("val/n01440764/._a.JPEG", "val/._n01440764"))],
+)
+def test_files_that_macos_leaves_are_no_entries(name: str, files: tuple[str, ...], tiny: Callable[[str], Path]) -> None:
+    root = tiny(name)
+    before = check_folder(name, root)
+    for file in files:
+        (root / file).write_bytes(b"\0\5\x16\7")
+    assert check_folder(name, root) == before
+
+
 def test_images_without_a_text_are_counted(tiny: Callable[[str], Path]) -> None:
     root = tiny("urban1k")
     tiny_sets.picture(root / "image/5.jpg", 5)  # without a caption
@@ -288,6 +300,24 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
     tiny_sets.picture(tmp_path / "a.jpg", 1)
     tiny_sets.write_lines(tmp_path / "samples.jsonl", [{"image": "a.jpg", "text": "\ud83d"}])
     assert "a lone surrogate" in unreadable(check_folder("jsonl", tmp_path))
+
+
+def test_names_that_no_file_can_have_are_named(tiny: Callable[[str], Path]) -> None:
+    root = tiny("jsonl")
+    with (root / "mine.jsonl").open("a") as file:
+        file.write(json.dumps({"image": f"{'a' * 300}.jpg", "text": "One"}) + "\n")
+    (problem,) = check_folder("jsonl", root).unreadable
+    assert problem.endswith("aaa.jpg cannot be looked for (File name too long).")
+    dci = tiny("dci") / "densely_captioned_images"
+    tiny_sets.write_json(dci / "splits.json", {"test": [f"{'a' * 300}.json"]})
+    (problem,) = check_folder("dci", dci.parent).unreadable
+    assert problem.endswith("aaa.json cannot be read (File name too long).")
+
+
+def test_a_csv_without_an_end_of_its_header(tmp_path: Path) -> None:
+    (tmp_path / "samples.csv").write_text('"' + 200_000 * "a")
+    (problem,) = check_folder("csv", tmp_path).unreadable
+    assert problem == f"{tmp_path}/samples.csv, line 1: field larger than field limit (131072)."
 
 
 def test_damaged_images_are_named(tiny: Callable[[str], Path]) -> None:

@@ -10,6 +10,8 @@ import yaml
 from flows.experiments import CommitError, Experiment, committed, make_data, open_clone, run_experiment
 from flows.repro import StageError
 from lotlip.errors import ParamsError
+from lotlip.evaluation.poster.record import record_runs
+from lotlip.evaluation.poster.runs import read_runs
 from lotlip.records import read_json
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
@@ -27,17 +29,17 @@ stages:
       deps: [stage.py, data.txt]
       params: [train, "methods.${key}"]
       metrics: ["reports/train/${key}.json"]
+  evaluate_checkpoint:
+    foreach: ${checkpoints}
+    do:
+      cmd: PYTHON stage.py elsewhere ${key}
+      deps: [stage.py, evalset.txt]
+      metrics: ["reports/evaluate/${key}.json"]
   evaluate:
     foreach: ${methods}
     do:
       cmd: PYTHON stage.py evaluate ${key}
       deps: ["reports/train/${key}.json", evalset.txt]
-      metrics: ["reports/evaluate/${key}.json"]
-  evaluate_checkpoint:
-    foreach: ${checkpoints}
-    do:
-      cmd: PYTHON stage.py evaluate ${key}
-      deps: [evalset.txt]
       metrics: ["reports/evaluate/${key}.json"]
 """
 # Loss is the seed, recall ten times the corner tokens and the seed; each training is counted outside of the clones.
@@ -48,9 +50,13 @@ params = yaml.safe_load(open("params.yaml"))
 if kind == "data":
     pathlib.Path(name).write_text("data")
     sys.exit()
+if kind == "elsewhere":
+    pathlib.Path("reports/evaluate").mkdir(parents=True, exist_ok=True)
+    pathlib.Path("reports/evaluate", f"{name}.json").write_text('{"long": {"i2t_r1": 77}}')
+    sys.exit()
 out = pathlib.Path("reports") / kind / f"{name}.json"
 out.parent.mkdir(parents=True, exist_ok=True)
-seed, corners = params["train"]["seed"], params["methods"].get(name, {}).get("corner_tokens", 0)
+seed, corners = params["train"]["seed"], params["methods"][name].get("corner_tokens", 0)
 if kind == "train":
     counts = pathlib.Path(os.environ["COUNTS"])
     if (counts / f"break-{name}-{seed}").exists():
@@ -97,7 +103,7 @@ def experiment(name: str, seed: int, *methods: str) -> Experiment:
 def run(root: Path, what: Experiment) -> list[dict[str, object]]:
     clone = root / ".work" / "sweep" / f"seed{what.seed}"
     open_clone(root, clone, committed(root))
-    make_data(clone, what.overlays, print)
+    make_data(clone, what.overlays, what.methods, print)
     return run_experiment(root, clone, what, print, threads=1)
 
 
@@ -119,15 +125,15 @@ def test_records_say_what_was_run_and_what_came_out(root: Path, tmp_path: Path) 
     assert found[1]["train"] == {"loss": 3}
 
 
-def test_models_that_were_only_evaluated_have_a_record_without_a_seed(root: Path) -> None:
-    checkpoint = {"model": "openai/clip-vit-base-patch16", "revision": "0" * 40}
-    (root / "conf" / "more.yaml").write_text(yaml.safe_dump({"checkpoints": {"clip_b16": checkpoint}}))
+def test_checkpoints_of_the_project_are_rows_without_a_seed(root: Path, tmp_path: Path) -> None:
+    params = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(params.replace("checkpoints: {} ", "checkpoints: {clip_b16: {model: weights}} "))
     commit_all(root)
-    trained, measured = run(root, experiment("one-seed7", 7, "lotlip"))
-    assert trained["method"] == "lotlip"
-    assert (measured["method"], measured["seed"], measured["evaluate"]) == ("clip_b16", None, {"long": {"i2t_r1": 7}})
-    assert measured["settings"] == {"checkpoint": checkpoint}
-    assert "train" not in measured
+    found = run(root, experiment("one-seed1", 1, "lotlip"))
+    assert [(record["method"], record["seed"]) for record in found] == [("lotlip", 1), ("clip_b16", None)]
+    record_runs(tmp_path / "runs.jsonl", found)
+    (checkpoint,) = read_runs(tmp_path / "runs.jsonl")["clip_b16"]
+    assert (checkpoint.evaluate["long"]["i2t_r1"], checkpoint.experiment) == (77, "one-seed1")
 
 
 def test_the_project_stays_as_it_is_and_knows_the_experiment(root: Path) -> None:
@@ -177,9 +183,28 @@ def test_without_a_commit_there_is_no_experiment(tmp_path: Path) -> None:
         committed(tmp_path)
 
 
-def test_an_unknown_method_is_named(root: Path) -> None:
+def test_an_unknown_method_is_named_before_data_are_made(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"no method 'corners_5'.*did you mean 'corners_4'"):
         run(root, experiment("one-seed0", 0, "corners_5"))
+    assert not (root / ".work" / "sweep" / "seed0" / "data.txt").exists()
+
+
+def test_a_project_that_was_moved_goes_on_with_its_clones(root: Path, tmp_path: Path) -> None:
+    open_clone(root, root / ".work" / "sweep" / "seed0", committed(root))
+    moved = root.rename(tmp_path / "moved")
+    (moved / "conf" / "more.yaml").write_text(yaml.safe_dump({**OVERLAY, "train": {"epochs": 2}}))
+    commit_all(moved)
+    clone = moved / ".work" / "sweep" / "seed0"
+    open_clone(moved, clone, committed(moved))
+    assert git(clone, "rev-parse", "HEAD") == git(moved, "rev-parse", "HEAD")
+
+
+def test_what_git_says_is_passed_on(root: Path) -> None:
+    clone = root / ".work" / "sweep" / "seed0"
+    open_clone(root, clone, committed(root))
+    (clone / ".git" / "index.lock").touch()  # as a killed git leaves it
+    with pytest.raises(StageError, match=r"`git checkout .*index\.lock"):
+        open_clone(root, clone, committed(root))
 
 
 def test_reports_of_the_clone_are_its_own(root: Path) -> None:

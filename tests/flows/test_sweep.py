@@ -1,6 +1,7 @@
 """A sweep on a real Prefect server: experiments as tasks, and the file of runs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,28 @@ def runs(project: Path) -> list[tuple[str, int, float]]:
     lines = (project / "docs" / "results" / "runs.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     return [(one["method"], one["seed"], one["evaluate"]["long"]["i2t_r1"]) for one in found]
+
+
+@pytest.mark.parametrize("seeds", [("-1",), ("0", "1", "0")])
+def test_seeds_that_cannot_be(seeds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.sweep import main
+
+    monkeypatch.setattr(sys, "argv", ["sweep", "corner_tokens", "--seeds", *seeds])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+
+
+def test_a_file_of_runs_that_cannot_be_added_to_is_said_before_the_work(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.sweep import main
+
+    (project / "docs" / "results").mkdir(parents=True)
+    (project / "docs" / "results" / "runs.jsonl").write_text('{"method": "li')
+    monkeypatch.setattr(sys, "argv", ["sweep", "corner_tokens"])
+    assert main() == 1
+    assert "runs.jsonl, line 1 is no run" in capsys.readouterr().err
+    assert not (project / ".work" / "sweep").exists()
 
 
 def test_each_table_and_seed_is_a_task_and_each_method_a_line(project: Path, tmp_path: Path) -> None:

@@ -76,10 +76,11 @@ def read_iiw(path: Path) -> Iterator[Found]:
 
 def read_urban1k(path: Path) -> Iterator[Found]:
     """image/<id>.jpg and caption/<id>.txt, of which the first line counts; an image without a caption has no text."""
-    captions = {file.stem: file for file in (path / "caption").glob("*.txt")}
+    # macOS leaves files with a dot in front.
+    captions = {file.stem: file for file in (path / "caption").glob("[!.]*.txt")}
     if not captions:
         raise DataError(f"{path}/caption holds no .txt file: expected image/<id>.jpg and caption/<id>.txt.")
-    images = {file.stem: file.name for file in (path / "image").glob("*") if file.suffix.lower() in IMAGE_ENDINGS}
+    images = {file.stem: file.name for file in (path / "image").glob("[!.]*") if file.suffix.lower() in IMAGE_ENDINGS}
 
     def make(where: str, stem: str) -> Entry:
         name = f"image/{images.get(stem, f'{stem}.jpg')}"

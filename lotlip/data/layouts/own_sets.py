@@ -36,7 +36,7 @@ def read_csv(path: Path) -> Iterator[Found]:
     # Bytes that are not UTF-8 come through as surrogates, so that their row can be named.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines)
-        header = next(reader, [])
+        _, header = next(_numbered(file, reader), ("", []))
         columns = [number for number, name in enumerate(header) if _TEXT_COLUMN.fullmatch(name)]
         if "image" not in header or not columns:
             raise DataError(

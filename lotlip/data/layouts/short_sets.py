@@ -44,6 +44,6 @@ def read_imagenet(path: Path) -> Iterator[Found]:
             "WordNet id."
         )
     for folder in folders:
-        for file in sorted(folder.iterdir()):
+        for file in sorted(folder.glob("[!.]*")):  # macOS leaves files with a dot in front
             if file.suffix.lower() in IMAGE_ENDINGS:
                 yield Entry(f"{prefix}{folder.name}/{file.name}", (), folder.name)

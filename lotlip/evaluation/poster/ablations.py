@@ -43,6 +43,8 @@ class Ablations(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Ablations":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} has one twice")
         for name, table in self.tables.items():
             if name in _LABELS:
                 _check_labels(name, table)

@@ -157,7 +157,7 @@ def _contrasts(claim: Claim, table: Table) -> list[Contrast]:
     sweep = [(row_number(label), method) for label, method in table.rows.items() if not label.endswith(BARE)]
     if len(sweep) < 3:
         return []
-    return [_sweep_contrast(claim, sweep)]
+    return _sweep_contrasts(claim, sweep)
 
 
 def _difference(method: str, than: str, table: Table) -> Contrast:
@@ -184,16 +184,18 @@ def _mask_contrast(table: Table) -> list[Contrast]:
     return [Contrast(f"mask − no mask, mean over {numbers} corner tokens", tuple(weights))]
 
 
-def _sweep_contrast(claim: Claim, sweep: Sequence[tuple[int, str]]) -> Contrast:
+def _sweep_contrasts(claim: Claim, sweep: Sequence[tuple[int, str]]) -> list[Contrast]:
     (first, low), (middle, half), (last, high) = sweep[0], sweep[len(sweep) // 2], sweep[-1]
     unit = _X_UNITS.get(claim.table, "")
     if claim.kind == "rises":
-        return Contrast(f"{last} − {first} {unit}s", ((high, 1.0), (low, -1.0)))
+        return [Contrast(f"{last} − {first} {unit}s", ((high, 1.0), (low, -1.0)))]
     if claim.kind == "still_rises":
-        return Contrast(f"{last} − {middle} {unit}s", ((high, 1.0), (half, -1.0)))
+        return [Contrast(f"{last} − {middle} {unit}s", ((high, 1.0), (half, -1.0)))]
     before, after = 1 / (middle - first), 1 / (last - middle)
-    return Contrast(
+    gain = Contrast(f"{middle} − {first} {unit}s", ((half, 1.0), (low, -1.0)))  # what falls ever faster gains nothing
+    slopes = Contrast(
         f"slope from {first} to {middle} − slope from {middle} to {last}",
         ((half, before + after), (low, -before), (high, -after)),
         unit=unit,
     )
+    return [gain, slopes]

@@ -9,7 +9,7 @@ from lotlip.evaluation.tables import chance_level
 
 POSTER_SETS = ("dci", "iiw", "sharegpt4v_1k", "sharegpt4v_10k")  # whose eight columns the poster averages
 _KINDS = {
-    "long": ("long", *POSTER_SETS),
+    "long": ("long", *POSTER_SETS, "urban1k", "docci"),
     "short": ("short", "coco", "flickr30k"),
     "classes": ("classes", "imagenet"),
 }

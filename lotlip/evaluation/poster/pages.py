@@ -57,7 +57,7 @@ KINDS = {
         has_flops=True,
     ),
     "texts": Kind(
-        "The same model trained on raw captions, on long texts, and on both, each without and with corner tokens.",
+        "The same model trained on raw captions, on long texts, and on both, the last two with corner tokens, too.",
         "trained on",
     ),
     "captioners": Kind("LoTLIP trained on the long texts of one captioner, and on those of all three.", "captioners"),

@@ -33,7 +33,8 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
 
     Raises:
         DataError: the file is missing or a line is no run; a method has two runs of one seed, or runs of other
-            settings, which must not be averaged; runs were measured on sets of other sizes.
+            settings, which must not be averaged; runs were trained on other numbers of images, or measured on sets of
+            other sizes.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: `make ablation NAME=corner_tokens` trains the models of a table.")
@@ -43,6 +44,7 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
         runs.setdefault(run.method, []).append(run)
     for method, group in runs.items():
         _check_same_settings(path, method, group)
+    _check_same_images(path, runs)
     _check_same_sets(path, runs)
     return runs
 
@@ -91,6 +93,20 @@ def _check_same_settings(path: Path, method: str, group: list[Run]) -> None:
                 f"with seed {group[0].seed} and {other.get(key)!r} with seed {run.seed}"
                 + (f" (also {', '.join(different[1:])})" if len(different) > 1 else "")
                 + ": run the sweep again, which replaces what is out of date."
+            )
+
+
+def _check_same_images(path: Path, runs: Runs) -> None:
+    """Runs of an earlier, smaller sweep have equal settings: those of the data are not theirs."""
+    counts = [
+        (run.train["images"], run) for group in runs.values() for run in group if run.train and "images" in run.train
+    ]
+    for count, run in counts[1:]:
+        expected, first = counts[0]
+        if count != expected:
+            raise DataError(
+                f"{path}: {run.method} (seed {run.seed}) was trained on {count} images, {first.method} (seed "
+                f"{first.seed}) on {expected}: run the sweep again, or take out the lines that no table needs."
             )
 
 

@@ -90,13 +90,27 @@ def test_sweeps(tmp_path: Path) -> None:
     assert rises.parts[0].values == pytest.approx((34.0, 34.5, 33.5))
     (flattens,) = judge(claim("flattens", "token_limit"), table, runs)
     slopes = [26 / 16 - 8 / 96, 26 / 16 - 8.5 / 96, 26 / 16 - 7.5 / 96]
-    assert flattens.parts[0].values == pytest.approx(slopes)
+    assert flattens.parts[0].values == pytest.approx((26.0, 26.0, 26.0))
+    assert flattens.parts[1].values == pytest.approx(slopes)
+    assert flattens.verdict == "reproduced"
+    assert "32 − 16 tokens = +26.0 ± 0.0 points (3 seeds); slope" in finding_line(flattens)
     assert "slope from 16 to 32 − slope from 32 to 128 = +1.5 ± 0.0 points per token" in finding_line(flattens)
     (still,) = judge(claim("still_rises", "token_limit", on="text_flops"), table, runs)
     assert (still.verdict, still.parts[0].values) == ("reproduced", pytest.approx((28.0, 28.0, 28.0)))
     assert "128 − 32 tokens = +28.0 ± 0.0 MFLOPs (3 seeds)" in finding_line(still)
     (short,) = judge(claim("rises", "token_limit"), Table(title="", rows={"16": "tokens_16", "32": "tokens_32"}), runs)
     assert (short.verdict, short.parts) == ("not run", ())
+
+
+def test_what_falls_ever_faster_does_not_flatten(tmp_path: Path) -> None:
+    """Means near 50, 49, 40 bend as a gain that flattens does, but nothing is gained."""
+    falling = {"tokens_16": 50.0, "tokens_32": 49.0, "lotlip": 40.0}
+    made = [one for method, mean in falling.items() for one in seeds(method, [mean, mean + 0.1, mean - 0.1])]
+    runs = read_runs(write_runs(tmp_path, made))
+    table = read_ablations(tmp_path / "ablations.yaml").table("token_limit")
+    (finding,) = judge(claim("flattens", "token_limit"), table, runs)
+    assert min(finding.parts[1].values) > 0
+    assert finding.verdict == "not reproduced"
 
 
 def test_the_mask_is_judged_over_all_numbers_that_have_both(tmp_path: Path) -> None:
@@ -115,6 +129,13 @@ def test_sets_that_were_not_evaluated(tmp_path: Path) -> None:
     finding = above(tmp_path, runs)
     assert finding.verdict == "not run"
     assert "No run was evaluated on a set of this kind" in finding_line(finding)
+
+
+def test_every_published_set_of_long_texts_counts(tmp_path: Path) -> None:
+    runs = [run("lit", 0, 40.0), run("lit_long", 0, 43.0)]
+    for one in runs:
+        one["evaluate"] = {"urban1k": one["evaluate"]["long"], "docci": one["evaluate"]["long"]}
+    assert above(tmp_path, runs).parts[0].values == pytest.approx((3.0,))
 
 
 def test_the_papers_claims_can_be_read() -> None:

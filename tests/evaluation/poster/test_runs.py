@@ -7,6 +7,7 @@ import pytest
 
 from lotlip.errors import DataError, ParamsError
 from lotlip.evaluation.poster.ablations import read_ablations
+from lotlip.evaluation.poster.record import record_runs
 from lotlip.evaluation.poster.runs import read_runs
 from tests.evaluation.poster.made_up_runs import PLAN, run, seeds, usual_runs, write_runs
 
@@ -42,6 +43,14 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
         read(tmp_path, [run("lit", 0, 40.0), run("lit", None, 41.0)])
 
 
+def test_runs_of_other_data_do_not_stand_side_by_side(tmp_path: Path) -> None:
+    runs = [run("lit", 0, 40.0), run("lotlip", 0, 50.0), run("openai/clip", None, 30.0)]
+    for one, images in zip(runs, (2000, 6000), strict=False):
+        one["train"]["images"] = images
+    with pytest.raises(DataError, match=r"lotlip \(seed 0\) was trained on 6000 images, lit \(seed 0\) on 2000"):
+        read(tmp_path, runs)
+
+
 def test_sets_have_one_size(tmp_path: Path) -> None:
     changed = run("lotlip", 0, 40.0)
     changed["evaluate"]["short"]["texts"] = 300
@@ -69,6 +78,7 @@ def test_lines_that_are_no_runs(tmp_path: Path) -> None:
         ("32: tokens_32", "12: tokens_32", r"tables.token_limit.rows: 16, 12, 128 do not ascend"),
         ("  texts:", "  text:", r"tables.text"),
         ("seeds: [0, 1, 2]", "seeds: []", "seeds"),
+        ("seeds: [0, 1, 2]", "seeds: [0, 1, 0]", r"seeds: \[0, 1, 0\] has one twice"),
     ],
 )
 def test_plan_of_tables(tmp_path: Path, old: str, new: str, message: str | None) -> None:
@@ -87,3 +97,22 @@ def test_plan_of_tables(tmp_path: Path, old: str, new: str, message: str | None)
 def test_seeds_helper_gives_means(tmp_path: Path) -> None:
     one = read(tmp_path, seeds("lit", [40.0]))["lit"][0]
     assert (one.evaluate["long"]["i2t_r1"], one.evaluate["long"]["t2i_r1"]) == (45.0, 35.0)
+
+
+def test_a_run_takes_the_place_of_the_one_of_its_method_and_seed(tmp_path: Path) -> None:
+    path = write_runs(tmp_path, [run("lotlip", 0, 80.0), run("lit", 1, 41.0)])
+    record_runs(path, [run("lotlip", 0, 84.0), run("lit", 0, 40.0), run("clip", None, 30.0)])
+    found = [
+        (one.method, one.seed, one.evaluate["long"]["i2t_r1"]) for group in read_runs(path).values() for one in group
+    ]
+    assert found == [("clip", None, 35.0), ("lit", 0, 45.0), ("lit", 1, 46.0), ("lotlip", 0, 89.0)]
+
+
+def test_half_a_line_is_named_and_kept(tmp_path: Path) -> None:
+    path = write_runs(tmp_path, [run("lit", 0, 40.0)])
+    with path.open("a") as file:
+        file.write('{"method": "li')
+    before = path.read_text()
+    with pytest.raises(DataError, match=r"runs\.jsonl, line 2 is no run: take it out"):
+        record_runs(path, [run("lit", 1, 41.0)])
+    assert path.read_text() == before
