@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flows.repro import StageError, run_lines
-from lotlip.errors import LotlipError
+from lotlip.errors import LotlipError, ParamsError
 from lotlip.overlays import apply_overlays
 from lotlip.params import Params, entry, load_params
 from lotlip.records import read_json, write_text
@@ -81,9 +81,11 @@ def make_data(folder: Path, overlays: Sequence[Path], methods: Sequence[str], on
 
     Raises:
         StageError: a stage failed.
-        ParamsError: an overlay is missing or does not fit, or one of the `methods` is in none of them.
+        ParamsError: an overlay is missing or does not fit, one of the `methods` is in none of them, or a path leads to
+            nothing from a clone.
     """
     _apply(folder, overlays, methods)
+    _check_paths(folder)
     run_lines([*DVC, "repro", "validate", "quality", "evalset"], folder, on_line, "the data")
 
 
@@ -141,6 +143,20 @@ def _apply(folder: Path, overlays: Sequence[Path], methods: Sequence[str]) -> li
     for name in methods:
         entry(there, "method", name)
     return list(there)
+
+
+def _check_paths(folder: Path) -> None:
+    """What sources and evaluation sets are made from must be in the commit, or have an absolute path."""
+    params = load_params(folder / "params.yaml")
+    paths = {f"sources.{name}.path": source.path for name, source in params.sources.items()}
+    paths |= {f"evalsets.{name}.path": evalset.path for name, evalset in params.evalsets.items()}
+    for where, path in paths.items():
+        is_made = isinstance(path, Path) and path.is_relative_to("data")  # by a stage
+        if isinstance(path, Path) and not is_made and not (folder / path).exists():
+            raise ParamsError(
+                f"{where}: {path} is not in the commit, and experiments run in clones of it ({folder}): give an "
+                "absolute path, or commit it."
+            )
 
 
 def _choose_methods(folder: Path, experiment: Experiment) -> None:

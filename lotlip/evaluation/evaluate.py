@@ -9,7 +9,7 @@ from lotlip.evaluation.encoders import BatchEncoder, LotlipEncoder, TextCounts
 from lotlip.evaluation.opening import open_encoder
 from lotlip.evaluation.retrieval import retrieval_metrics
 from lotlip.evaluation.sets import EvalSet, read_evalset
-from lotlip.evaluation.zero_shot import class_embeddings, make_prompts, zero_shot_metrics, zero_shot_token_metrics
+from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics, zero_shot_token_metrics
 from lotlip.params import Evaluate
 
 Metrics = dict[str, float | int]
@@ -99,8 +99,7 @@ def _retrieve(encoder: BatchEncoder, evalset: EvalSet) -> Metrics:
 def _classify(encoder: BatchEncoder, evalset: EvalSet) -> Metrics:
     labels = torch.tensor(evalset.labels)
     if isinstance(encoder, LotlipEncoder) and encoder.compares_tokens:
-        text, keep = encoder.text_tokens(make_prompts(evalset.classes, evalset.templates))
         images = encoder.image_tokens(evalset.images)
-        return zero_shot_token_metrics(images, text, keep, labels, len(evalset.classes))
+        return zero_shot_token_metrics(images, encoder.text_tokens, evalset.classes, evalset.templates, labels)
     classes = class_embeddings(encoder.texts, evalset.classes, evalset.templates)
     return zero_shot_metrics(encoder.images(evalset.images), classes, labels)

@@ -4,7 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lotlip.data.evalset_files import images_root, inside, write_again
 from lotlip.errors import DataError
@@ -31,10 +31,10 @@ def read_evalset(folder: Path) -> EvalSet:
     """Read a set and check it.
 
     Raises:
-        DataError: a file or an image is missing, an image of a published set has changed, a row is not what its task
-            needs, the set is empty, or its counts differ from `set.json`.
+        DataError: a file or an image is missing, `set.json` is damaged, an image of a published set has changed, a row
+            is not what its task needs, the set is empty, or its counts differ from `set.json`.
     """
-    header = read_json(folder / "set.json")
+    header = _read_header(folder)
     rows = _read_rows(folder / "samples.jsonl", header["task"], len(header["classes"]))
     texts = [(i, text) for i, row in enumerate(rows) for text in row.get("texts", ())]
     found = {"num_images": len(rows), "num_texts": len(texts)}
@@ -52,6 +52,16 @@ def read_evalset(folder: Path) -> EvalSet:
         classes=tuple(header["classes"]),
         templates=tuple(header["templates"]),
     )
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    header = read_json(folder / "set.json")
+    kinds = {"classes": list, "templates": list, "num_images": int, "num_texts": int}
+    is_whole = isinstance(header, dict) and header.get("task") in get_args(Task)
+    if not is_whole or not all(isinstance(header.get(name), kind) for name, kind in kinds.items()):
+        raise DataError(f"{folder}/set.json is not what an evaluation set's has to be: {write_again(folder)}")
+    found: dict[str, Any] = header
+    return found
 
 
 def _read_rows(path: Path, task: Task, num_classes: int) -> list[dict[str, Any]]:

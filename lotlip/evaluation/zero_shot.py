@@ -3,7 +3,7 @@
 Shapes: N images, C classes, T = C x templates prompts, P patches an image, L tokens a prompt, D embedding width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -100,37 +100,50 @@ def zero_shot_metrics(image_ND: Tensor, class_CD: Tensor, label_N: Tensor) -> di
 
 @torch.no_grad()
 def zero_shot_token_metrics(
-    image_NPD: Tensor, text_TLD: Tensor, keep_TL: Tensor, label_N: Tensor, num_classes: int
+    image_NPD: Tensor,
+    encode_tokens: Callable[[list[str]], tuple[Tensor, Tensor]],
+    classes: Sequence[str],
+    templates: Sequence[str],
+    label_N: Tensor,
 ) -> dict[str, float | int]:
     """As `zero_shot_metrics`, by late interaction: a class scores the mean of an image's i2t scores with its prompts.
 
+    Memory is O(N C), whatever the number of templates: about `PROMPTS` texts are embedded at once.
+
     Args:
         image_NPD: patch embeddings, float [N, P, D].
-        text_TLD: token embeddings of `make_prompts`, float [T, L, D].
-        keep_TL: where there is a token, bool [T, L].
+        encode_tokens: maps a list of T texts to token embeddings, float [T, L, D], and where there is a token, bool
+            [T, L], in order.
+        classes: C names, put in place of `{}` in each template.
+        templates: prompts with one `{}`.
         label_N: the right class of each image, integer [N], values in [0, C).
-        num_classes: C, of which T is a multiple.
 
     Raises:
+        DataError: no class, no template, or a template without `{}`.
         ShapeError: shapes or devices do not fit, or a label is out of range.
         ModelError: an embedding is not finite.
 
     Source: FILIP, arXiv:2111.07783, section 3.3.
     """
-    scores = make_scores(image_NPD, text_TLD, keep_TL)
-    assert isinstance(scores, TokenScores)
-    if len(text_TLD) % num_classes:
-        raise ShapeError(f"{len(text_TLD)} prompts of {num_classes} classes: expected as many for each.")
-    _check_labels(label_N, len(image_NPD), num_classes)
-    return _accuracies(_token_blocks(scores, num_classes), label_N.to(image_NPD.device).long(), num_classes)
+    prompts, each = make_prompts(classes, templates), len(templates)
+    _check_labels(label_N, len(image_NPD), len(classes))
+    at_once = max(1, PROMPTS // each) * each
+    scores_NC = image_NPD.new_empty(len(image_NPD), len(classes), dtype=torch.float32)
+    for start in range(0, len(prompts), at_once):
+        scores = make_scores(image_NPD, *encode_tokens(prompts[start : start + at_once]))
+        assert isinstance(scores, TokenScores)
+        first = start // each
+        _fill(scores_NC[:, first : first + scores.num_texts // each], scores, each)
+    return _accuracies(torch.split(scores_NC, BLOCK), label_N.to(image_NPD.device).long(), len(classes))
 
 
-def _token_blocks(scores: TokenScores, num_classes: int) -> Iterator[Tensor]:
+def _fill(target_NC: Tensor, scores: TokenScores, each: int) -> None:
+    """Write the scores of images with classes of `each` prompts, whose tokens `scores` has."""
     size = block_size(scores)
     for i in range(0, scores.num_images, size):
         rows = slice(i, i + size)
         columns = [scores.block(rows, slice(t, t + size), size)[0] for t in range(0, scores.num_texts, size)]
-        yield torch.cat(columns, dim=1).reshape(-1, num_classes, scores.num_texts // num_classes).mean(dim=2)
+        target_NC[rows] = torch.cat(columns, dim=1).reshape(-1, target_NC.shape[1], each).mean(dim=2)
 
 
 def _accuracies(blocks: Iterable[Tensor], label_N: Tensor, num_classes: int) -> dict[str, float | int]:

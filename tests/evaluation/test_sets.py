@@ -144,6 +144,14 @@ def test_damaged_sets_are_refused(tmp_path: Path) -> None:
         read_evalset(folder)
 
 
+@pytest.mark.parametrize("header", ["[]", "{}", '{"task": "retrieval", "classes": 5}', '{"task": "x"}'])
+def test_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
+    write_evalset(tmp_path / "long", "reference", scene_items(scenes_set("reference")))
+    (tmp_path / "long" / "set.json").write_text(header)
+    with pytest.raises(DataError, match=r"long/set\.json is not what .* has to be: Write the set again"):
+        read_evalset(tmp_path / "long")
+
+
 def test_label_out_of_range_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "classes"
     write_evalset(folder, "classes", scene_items(scenes_set("classes", 1)))

@@ -1,12 +1,14 @@
 """Zero-shot classification against hand-made scores."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from lotlip.errors import DataError, ModelError, ShapeError
+from lotlip.evaluation import zero_shot
 from lotlip.evaluation.zero_shot import class_embeddings, zero_shot_metrics, zero_shot_token_metrics
 
 
@@ -105,20 +107,52 @@ def test_late_interaction_scores_classes_by_the_mean_over_their_prompts() -> Non
         i2t = [(patches @ tokens[kept].T).amax(1).mean() for tokens, kept in zip(prompts, keep, strict=True)]
         classes = torch.stack(i2t).view(3, 2).mean(1)
         hits += int(classes.argmax() == label)
-    metrics = zero_shot_token_metrics(images, prompts, keep, labels, 3)
+    encode = encoder_of(prompts, keep)
+    metrics = zero_shot_token_metrics(images, encode, "abc", ("{}", "a {}"), labels)
     assert metrics["top1"] == pytest.approx(100 * hits / 70)
     assert (metrics["top5"], metrics["images"], metrics["classes"], metrics["tied_queries"]) == (100.0, 70, 3, 0)
     with pytest.raises(ShapeError, match="from 0 to 2; expected 0 to 1"):
-        zero_shot_token_metrics(images, prompts, keep, labels, 2)
-    with pytest.raises(ShapeError, match="6 prompts of 4 classes"):
-        zero_shot_token_metrics(images, prompts, keep, labels, 4)
+        zero_shot_token_metrics(images, encode, "ab", ("{}", "a {}"), labels)
+    with pytest.raises(DataError, match="at least one of each"):
+        zero_shot_token_metrics(images, encode, "abc", (), labels)
+
+
+def test_prompts_of_late_interaction_are_embedded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    images, prompts = torch.randn(40, 3, 5), torch.randn(14, 4, 5)  # 7 classes x 2 templates
+    keep = torch.arange(4) < torch.randint(1, 5, (14, 1))
+    labels = torch.arange(40) % 7
+    arguments = ("abcdefg", ("{}", "a {}"), labels)
+    whole = zero_shot_token_metrics(images, encoder_of(prompts, keep), *arguments)
+    monkeypatch.setattr(zero_shot, "PROMPTS", 5)
+    asked: list[list[str]] = []
+    assert zero_shot_token_metrics(images, encoder_of(prompts, keep, asked), *arguments) == whole
+    assert asked == [["a", "a a", "b", "a b"], ["c", "a c", "d", "a d"], ["e", "a e", "f", "a f"], ["g", "a g"]]
 
 
 def test_equal_classes_tie_in_late_interaction() -> None:
     torch.manual_seed(1)
     images, prompts = torch.randn(33, 7, 5), torch.randn(2, 4, 5).repeat(9, 1, 1)  # 9 classes x 2 templates
-    metrics = zero_shot_token_metrics(images, prompts, torch.ones(18, 4).bool(), torch.arange(33) % 9, 9)
+    encode = encoder_of(prompts, torch.ones(18, 4).bool())
+    metrics = zero_shot_token_metrics(images, encode, "abcdefghi", ("{}", "a {}"), torch.arange(33) % 9)
     assert (metrics["top1"], metrics["top5"], metrics["tied_queries"]) == (0, 0, 33)
+
+
+def encoder_of(
+    tokens: torch.Tensor, keep: torch.Tensor, asked: list[list[str]] | None = None
+) -> Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]:
+    """Gives the rows of `tokens` and `keep` one after another, and notes what it was asked for."""
+    at = 0
+
+    def encode(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal at
+        rows = slice(at % len(tokens), at % len(tokens) + len(texts))
+        at += len(texts)
+        if asked is not None:
+            asked.append(texts)
+        return tokens[rows], keep[rows]
+
+    return encode
 
 
 def test_wrong_inputs() -> None:

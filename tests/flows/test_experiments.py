@@ -85,6 +85,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "params.yaml").write_text(PARAMS.read_text())
     (root / "dvc.yaml").write_text(GRAPH.replace("PYTHON", sys.executable))
     (root / "stage.py").write_text(STAGE)
+    (root / "lotlip" / "sample").mkdir(parents=True)
+    (root / "lotlip" / "sample" / "scenes.py").touch()  # what params.yaml makes its data from
     (root / "conf" / "more.yaml").write_text(yaml.safe_dump(OVERLAY))
     (root / ".gitignore").write_text("*.txt\n/reports/\n/.work/\n/mlflow.db\n/docs/\n")
     git(root, "init", "-q")
@@ -205,6 +207,14 @@ def test_what_git_says_is_passed_on(root: Path) -> None:
     (clone / ".git" / "index.lock").touch()  # as a killed git leaves it
     with pytest.raises(StageError, match=r"`git checkout .*index\.lock"):
         open_clone(root, clone, committed(root))
+
+
+def test_data_that_a_clone_does_not_have_are_refused(root: Path) -> None:
+    evalset = {"kind": "published", "dataset": "dci", "path": "../data/dci"}
+    (root / "conf" / "more.yaml").write_text(yaml.safe_dump({"evalsets": {"dci": evalset}}))
+    commit_all(root)
+    with pytest.raises(ParamsError, match=r"evalsets.dci.path: \.\./data/dci is not in the commit.*an absolute path"):
+        run(root, experiment("one-seed0", 0, "lotlip"))
 
 
 def test_reports_of_the_clone_are_its_own(root: Path) -> None:

@@ -12,7 +12,7 @@ from lotlip.evaluation.poster.claims import Finding
 from lotlip.evaluation.poster.estimates import Estimate
 from lotlip.evaluation.poster.metrics import Metric, columns, flops_columns, group_metric, set_metrics
 from lotlip.evaluation.poster.runs import Run, Runs, flat_settings
-from lotlip.evaluation.poster.sentences import finding_line, intervals_note
+from lotlip.evaluation.poster.sentences import finding_line, intervals_note, parts_note
 from lotlip.evaluation.tables import CHANCE
 from lotlip.evaluation.text_statistics import TextStatistics
 
@@ -89,6 +89,7 @@ def table_page(name: str, table: Table, runs: Runs, findings: Sequence[Finding])
         f"# {table.title}",
         kind.shows,
         _our_table(name, kind, rows, used),
+        parts_note(set_metrics(used), used),
         intervals_note(set_metrics(used), used),
         f"![{table.title}: the numbers of the table above as a figure, with 95% intervals]({name}.png)"
         if figure
@@ -122,7 +123,8 @@ def statistics_page(ours: Sequence[TextStatistics], theirs: Sequence[TextStatist
         "## Published",
         rows(theirs),
         "## Made from",
-        "`reports/quality/summary.json` and `reports/evalset/*.json`: counts, without a seed or an interval.",
+        "`reports/quality/summary.json` and `reports/evalset/*.json`, the data of params.yaml as it stands: counts, "
+        "without a seed or an interval. The other tables' runs may have more of the same (their `overlays`).",
         "```\ndvc repro quality evalset\nlotlip table dataset_statistics\n```",
     ]
     return Page("\n\n".join(part.strip() for part in parts) + "\n")

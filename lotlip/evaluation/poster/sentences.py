@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lotlip.evaluation.poster.claims import VERDICTS, Finding, Part
 from lotlip.evaluation.poster.runs import Runs
+from lotlip.evaluation.public_sets import PUBLIC_SETS
 from lotlip.evaluation.tables import half_interval
 
 
@@ -46,6 +47,19 @@ def intervals_note(evalsets: Mapping[str, set[str]], runs: Runs) -> str:
         "half of its 95% interval (Student t), which covers what changes with the seed: first weights, order and draws "
         f"of the training data. One seed gives no interval.{draw}"
     )
+
+
+def parts_note(evalsets: Mapping[str, set[str]], runs: Runs) -> str:
+    """Which of the published sets were evaluated on in part; empty where none was."""
+    parts = []
+    for evalset in evalsets:
+        metrics = next(run.evaluate[evalset] for group in runs.values() for run in group if evalset in run.evaluate)
+        whole = PUBLIC_SETS[evalset].num_images if evalset in PUBLIC_SETS else None
+        if whole is not None and metrics.get("images", whole) != whole:
+            parts.append(f"{evalset} ({metrics['images']:,} of {whole:,} images)")
+    if not parts:
+        return ""
+    return f"**Only parts of published sets, not to be compared with published numbers: {', '.join(parts)}.**"
 
 
 RULES = (

@@ -147,3 +147,12 @@ def test_the_posters_average_is_of_its_eight_columns(tmp_path: Path) -> None:
     (lotlip,) = runs["lotlip"]
     assert shown[8].value(lotlip) == pytest.approx(float(published["average"]), abs=0.005)
     assert shown[8].value(Run(method="x", seed=0, evaluate={"dci": {"i2t_r1": 50.0}})) is None
+
+
+@pytest.mark.parametrize(("images", "is_marked"), [(100, True), (7805, False)])
+def test_a_part_of_a_published_set_is_marked(tmp_path: Path, images: int, is_marked: bool) -> None:
+    runs = [run("lotlip", 0, 50.0)]
+    runs[0]["evaluate"]["dci"] = retrieval(40.0, images) | {"images": images}
+    page = write(tmp_path, "main_results", runs=runs)["main_results.md"]
+    marked = "Only parts of published sets, not to be compared with published numbers: dci (100 of 7,805 images)."
+    assert (marked in page) == is_marked
