@@ -10,8 +10,8 @@ from lotlip.errors import ModelError
 
 LOGIT_SCALE_INIT = math.log(1 / 0.07)
 LOGIT_SCALE_MAX = math.log(100)
-# SigLIP, arXiv:2303.15343: nearly all pairs are wrong ones, so the first logits are low.
-SIGMOID_SCALE_INIT, SIGMOID_BIAS_INIT = math.log(10), -10.0
+# SigLIP, arXiv:2303.15343.
+SIGMOID_SCALE_INIT = math.log(10)
 
 
 class LotlipConfig(PreTrainedConfig):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import transformers
 from transformers import BertConfig, CLIPConfig, CLIPTextConfig, SiglipConfig, ViTConfig
 
 from lotlip.errors import ModelError, ParamsError
-from lotlip.model.config import LOGIT_SCALE_INIT, SIGMOID_BIAS_INIT, SIGMOID_SCALE_INIT, LotlipConfig
+from lotlip.model.config import LOGIT_SCALE_INIT, SIGMOID_SCALE_INIT, LotlipConfig
 from lotlip.model.image_tower import check_source, freeze_unread, vision_part
 from lotlip.model.modeling import LotlipModel
 from lotlip.model.pretrained_text import stretch_config, text_part
@@ -126,7 +126,7 @@ def join_config(
         token_limit=settings.token_limit,
         token_features=method.objective == "late_interaction",
         logit_scale_init=SIGMOID_SCALE_INIT if is_sigmoid else LOGIT_SCALE_INIT,
-        logit_bias_init=SIGMOID_BIAS_INIT if is_sigmoid else None,
+        logit_bias_init=method.sigmoid_bias if is_sigmoid else None,
     )
 
 

@@ -186,6 +186,7 @@ class Method(Section):
     long_text: Literal["runs", "whole"] = "runs"
     captioners: Annotated[list[Name], Field(min_length=1)] | None = None
     objective: Literal["softmax", "sigmoid", "late_interaction"] = "softmax"
+    sigmoid_bias: float = -10.0
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     short_components: PositiveInt | None = None
     train: dict[str, Any] = Field(default_factory=dict)

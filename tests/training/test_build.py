@@ -82,6 +82,9 @@ def test_a_tower_of_another_kind_is_refused(project: Project, clip: CLIPModel) -
 def test_the_sigmoid_objective_starts_from_its_own_scale_and_bias(project: Project) -> None:
     model = build_model(project.settings(), Method(objective="sigmoid")).model
     assert (model.logit_scale.exp().item(), model.logit_bias.item()) == (pytest.approx(10.0), -10.0)
+    few = build_model(project.settings(), Method(objective="sigmoid", sigmoid_bias=-4.5)).model
+    assert few.logit_bias is not None
+    assert few.logit_bias.item() == -4.5
 
 
 def test_a_fresh_image_tower_has_the_sizes_and_no_weights_of_its_checkpoint(project: Project) -> None:
