@@ -97,11 +97,11 @@ def test_equal_runs_give_equal_bytes_and_figures_have_no_metadata(tmp_path: Path
 
 def test_index_lists_every_claim(tmp_path: Path) -> None:
     page = write(tmp_path, "texts")["README.md"]
-    # main_results 1, texts 10, corner_tokens 9, token_limit 3; tables that the plan lacks have no claims.
-    assert page.count("\n- **") == 23
+    # main_results 1, texts 12, corner_tokens 9, token_limit 3; tables that the plan lacks have no claims.
+    assert page.count("\n- **") == 25
     assert "[Kinds of texts](texts.md)" in page
     assert "### [Token limit](token_limit.md)" in page
-    assert "12 reproduced, 4 not reproduced, 1 undecided, 6 not run." in page
+    assert "12 reproduced, 4 not reproduced, 1 undecided, 8 not run." in page
 
 
 def test_statistics_beside_the_published(tmp_path: Path) -> None:
