@@ -82,7 +82,7 @@ def check_set(
         for one in [name] if name else PUBLIC_SETS:
             spec = public_set(one)
             size = f"{spec.num_images:,} images, " if spec.num_images else ""
-            print(f"{one}: {size}published at {spec.source}", *spec.files, sep="\n  ")
+            print(f"{one}: {size}{spec.origin}", *spec.files, sep="\n  ")
         return
     check = check_folder(name, root, images)
     damaged = []

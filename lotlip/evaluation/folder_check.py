@@ -72,7 +72,8 @@ class FolderCheck:
         counts |= {"images that an earlier entry names, too": self.num_duplicate_images}
         lines += [f"{what}: {count:,}" for what, count in counts.items() if count]
         if self.problems() or not self.samples:
-            lines += [f"What belongs into {self.root} (published at {self.spec.source}):"]
+            place = self.root.parent if self.root.is_file() else self.root
+            lines += [f"What belongs into {place} ({self.spec.origin}):"]
             lines += [f"  {file}" for file in self.spec.files]
         return lines
 

@@ -22,7 +22,7 @@ class PublicSet:
         read: gives its entries from the folder that holds its annotations.
         num_images: of the whole set; None where any number is right.
         is_long: texts are long: split into sub-captions and joined by ". " before they are scored.
-        source: where it is published.
+        source: where it is published; None: a set of one's own.
         files: what to put where, a line a file or folder below ROOT.
         image_folders: image names are looked for below these folders of the images' root, the first that has it.
         first: so many entries count; None: all.
@@ -31,11 +31,16 @@ class PublicSet:
     read: Reader
     num_images: int | None
     is_long: bool
-    source: str
+    source: str | None
     files: tuple[str, ...]
     image_folders: tuple[str, ...] = ("",)
     first: int | None = None
     task: Task = "retrieval"
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        return "a set of your own" if self.source is None else f"published at {self.source}"
 
 
 _SA1B = "https://ai.meta.com/datasets/segment-anything (SA-1B)"
@@ -119,14 +124,14 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         read_jsonl,
         None,
         False,
-        "your own",
+        None,
         ("samples.jsonl: objects with `image`, and `text` or a list `texts`, one a line", _OWN_FILES),
     ),
     "csv": PublicSet(
         read_csv,
         None,
         False,
-        "your own",
+        None,
         ("samples.csv: columns `image` and `text` (or text_1, text_2 ...); an image may have several rows", _OWN_FILES),
     ),
 }

@@ -193,6 +193,20 @@ def test_each_split_of_iiw_that_is_missing_is_named(tiny: Callable[[str], Path])
     assert check_folder("iiw", root / "nowhere").missing_files == (root / "nowhere",)
 
 
+def test_an_empty_file_of_annotations_is_named(tiny: Callable[[str], Path]) -> None:
+    root = tiny("iiw")
+    (root / "DOCCI_Test/data.jsonl").write_text("\n")
+    check = check_folder("iiw", root)
+    assert check.unreadable == (f"{root / 'DOCCI_Test/data.jsonl'} is empty: expected a JSON object a line.",)
+    assert [Path(sample.image).parent.name for sample in check.samples] == ["docci_aar", "dci"]
+
+
+def test_a_set_of_ones_own_is_not_called_published(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("file,caption\n")
+    lines = check_folder("csv", tmp_path / "mine.csv").lines()
+    assert f"What belongs into {tmp_path} (a set of your own):" in lines
+
+
 def unreadable(check: FolderCheck) -> str:
     with pytest.raises(DataError):
         open_public_set(check, allow_missing=True)

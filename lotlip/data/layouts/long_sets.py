@@ -68,10 +68,16 @@ def read_iiw(path: Path) -> Iterator[Found]:
             name = image if image.lower().endswith(IMAGE_ENDINGS) else f"{image}.jpg"
             return Entry(f"{folder}/{name}", (as_text(row, "IIW", where),))
 
+        is_empty = True
         try:
-            yield from each(read_lines(file), make)
+            for found in each(read_lines(file), make):
+                is_empty = False
+                yield found
         except MissingFile as error:  # the other splits can still be read
             yield error
+        else:
+            if is_empty:
+                yield DataError(f"{file} is empty: expected a JSON object a line.")
 
 
 def read_urban1k(path: Path) -> Iterator[Found]:
