@@ -200,7 +200,7 @@ def test_only_the_named_entries_of_an_overlay_are_taken(target: Path) -> None:
     params = load_params(target)
     assert list(params.evalsets) == ["long", "short", "classes", "dci", "iiw"]
     assert params.evalsets["dci"].path == Path("/data/dci")
-    assert params.validate_.leaks.max_distance == 4  # what is no entry of a named section is taken, too
+    assert params.validate_.leaks.max_distance == 0  # the training data stay what they are
     with pytest.raises(ParamsError, match=r"--only dcii: the overlays have no such entry, they have coco, dci"):
         apply_overlays([TOP / "conf/evalsets.yaml"], [], target, only=["dcii"])
     with pytest.raises(ParamsError, match=r"--only dci: the overlays have no such entry, they have none\."):

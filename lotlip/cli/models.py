@@ -53,7 +53,8 @@ def evaluate(
         result = evaluate_on(open_encoder(model, batch_size, device, revision), evalset) | check.counts()
     print_table(f"{model} on {dataset}", result)
     if json_file is not None:
-        write_json(json_file, result)
+        where = {"model": model, "revision": revision, "dataset": dataset, "root": None if root is None else str(root)}
+        write_json(json_file, where | result)
 
 
 def _hide_progress() -> None:

@@ -74,20 +74,31 @@ def _locate(model: str | Path, revision: str | None) -> _Source:
         if (folder / "config.json").is_file():
             return _Source(str(folder), None)
         raise ModelError(
-            f"{model} holds no model (no config.json): run `dvc repro train@{folder.name}`, or give the folder that "
-            "training, `lotlip convert` or `save_pretrained` wrote."
+            f"{model} holds no model (no config.json): {_train_it(folder)}give the folder that training, "
+            "`lotlip convert` or `save_pretrained` wrote."
         )
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ModelError(
-            f"{model} is no folder here: run `dvc repro train@{folder.name}`, or correct the path; a hub id needs its "
-            f"commit, 40 digits, as revision, which is {revision!r}."
+            f"{model} is no folder here: {_train_it(folder)}correct the path; a hub id needs its commit, 40 digits, as "
+            f"revision (`--revision`), which is {revision!r}."
         )
     return _Source(str(model), revision)
 
 
+def _train_it(folder: Path) -> str:
+    """Advice for what would be a model of this project."""
+    return f"run `dvc repro train@{folder.name}`, or " if folder.parent.name == "models" else ""
+
+
 def _model_type(source: _Source) -> str | None:
     if source.is_folder:
-        record = read_json(Path(source.name) / "config.json")
+        path = Path(source.name) / "config.json"
+        try:
+            record = read_json(path)
+        except DataError:
+            record = None
+        if not isinstance(record, dict):
+            raise ModelError(f"{path} is no JSON object: write the model's folder again, or fetch it again.")
     else:
         from transformers import PreTrainedConfig
 

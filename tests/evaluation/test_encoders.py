@@ -269,7 +269,8 @@ def with_more_words(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop("config.json"), r"holds no model \(no config\.json\): run `dvc repro train@broken`"),
+        (drop("config.json"), r"broken holds no model \(no config\.json\): give the folder that training"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"broken/config\.json is no JSON object"),
         (set_in("config.json", model_type="clip_vision_model"), r"type 'clip_vision_model'.*A tower alone"),
         (set_in("config.json", model_type="bert"), "type 'bert'; expected a model of images and texts"),
         (set_in("config.json", model_type="blip9000"), "type 'blip9000'"),
@@ -290,8 +291,15 @@ def test_what_is_missing_is_named(change: Any, message: str, folders: dict[str, 
 
 @pytest.mark.parametrize("revision", [None, "main", "57c2164"])
 def test_a_hub_id_needs_its_commit(revision: str | None) -> None:
-    with pytest.raises(ModelError, match=r"no folder here.*commit, 40 digits, as revision, which is"):
+    with pytest.raises(
+        ModelError, match=r"no folder here: correct.*commit, 40 digits, as revision \(`--revision`\), which is"
+    ):
         open_encoder("openai/clip-vit-base-patch16", 4, "cpu", revision)
+
+
+def test_a_model_of_the_project_is_trained_by_its_stage(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no folder here: run `dvc repro train@lotlip`, or correct the path"):
+        open_encoder(tmp_path / "models" / "lotlip", 4, "cpu")
 
 
 def test_a_hub_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

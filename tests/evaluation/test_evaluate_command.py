@@ -59,6 +59,7 @@ def test_retrieval_on_dci(model: Path, tmp_path: Path) -> None:
     assert {name: result[name] for name in RECALLS} == pytest.approx(expected, abs=1e-4)
     assert (result["images"], result["texts"], result["missing_images"]) == (4, 4, 0)
     assert (result["is_whole_set"], result["set_images"]) == (False, 7805)
+    assert (result["model"], result["dataset"], result["root"]) == (str(model), "dci", str(tmp_path / "dci"))
     assert result["tied_queries"] == 0
 
     images[1].unlink()

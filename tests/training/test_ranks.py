@@ -7,10 +7,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.test_methods import METHODS
+from lotlip.params import Method
 from tests.training.tiny_training import LOTLIP, UNLOCKED, Project, run_script
 
-ALL = {**METHODS, "lotlip": LOTLIP, "unlocked": UNLOCKED}
+ALL = {
+    "clip": Method(image_tower="unlocked", image_projection=True, text_tower="causal"),
+    "laclip": Method(text_tower="causal", short_text="raw_or_rewrite"),
+    "siglip": Method(objective="sigmoid"),
+    "filip": Method(text_tower="causal", objective="late_interaction"),
+    "longclip": Method(
+        text_tower="causal",
+        short_text="first_sentence",
+        num_long=1,
+        long_text="whole",
+        short_components=4,
+        label_smoothing=0.1,
+    ),
+    "lotlip_sigmoid": LOTLIP.model_copy(update={"objective": "sigmoid"}),
+    "lotlip_no_mask": LOTLIP.model_copy(update={"corner_mask": False}),
+    "lotlip": LOTLIP,
+    "unlocked": UNLOCKED,
+}
 # Dropout draws differ between processes and parts, so there is none here.
 COMMON = {"text_dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
