@@ -124,7 +124,7 @@ def test_truncated_texts_are_counted(model_folder: Path, tmp_path: Path) -> None
 def test_missing_model_names_its_stage(tmp_path: Path) -> None:
     write_set(tmp_path / "short", "short", 2)
     with pytest.raises(ModelError, match="dvc repro train@lotlip"):
-        evaluate_model(tmp_path / "lotlip", tmp_path / "short", 4, "cpu")
+        evaluate_model(tmp_path / "models" / "lotlip", tmp_path / "short", 4, "cpu")
 
 
 def test_damaged_model(model_folder: Path, tmp_path: Path) -> None:

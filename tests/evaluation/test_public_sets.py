@@ -328,10 +328,14 @@ def test_names_that_no_file_can_have_are_named(tiny: Callable[[str], Path]) -> N
     assert problem.endswith("aaa.json cannot be read (File name too long).")
 
 
-def test_a_csv_without_an_end_of_its_header(tmp_path: Path) -> None:
-    (tmp_path / "samples.csv").write_text('"' + 200_000 * "a")
+def test_a_csv_with_an_open_quote(tmp_path: Path) -> None:
+    file = tmp_path / "samples.csv"
+    file.write_text('image,text\n1.jpg,"A dog.\n2.jpg,A cat.\n')
     (problem,) = check_folder("csv", tmp_path).unreadable
-    assert problem == f"{tmp_path}/samples.csv, line 1: field larger than field limit (131072)."
+    assert problem == f"{file}, line 3: unexpected end of data. Mend the quotes there."
+    file.write_text('"' + (1 << 24) * "a" + "b")
+    (problem,) = check_folder("csv", tmp_path).unreadable
+    assert problem == f"{file}, line 1: field larger than field limit (16777216). Mend the quotes there."
 
 
 def test_damaged_images_are_named(tiny: Callable[[str], Path]) -> None:

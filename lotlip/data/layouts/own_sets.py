@@ -1,10 +1,10 @@
 """Sets of one's own: JSON lines or CSV that name an `image` and its `text` or `texts`."""
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lotlip.data.csv_rows import csv_rows
 from lotlip.data.layouts.entries import Entry, Found, MissingFile, each, json_object, read_lines, short
 from lotlip.errors import DataError
 
@@ -35,8 +35,9 @@ def read_csv(path: Path) -> Iterator[Found]:
     file = _only(path, "samples.csv")
     # Bytes that are not UTF-8 come through as surrogates, so that their row can be named.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines)
-        _, header = next(_numbered(file, reader), ("", []))
+        numbered = csv_rows(file, lines, "Mend the quotes there.")
+        rows = ((f"{file}, line {number}", row) for number, row in numbered)
+        _, header = next(rows, ("", []))
         columns = [number for number, name in enumerate(header) if _TEXT_COLUMN.fullmatch(name)]
         if "image" not in header or not columns:
             raise DataError(
@@ -51,16 +52,7 @@ def read_csv(path: Path) -> Iterator[Found]:
                 raise DataError(f"{where} is not UTF-8: {short(row)}.")
             return Entry(row[image], tuple(row[number] for number in columns if row[number]))
 
-        yield from _merged(each(_numbered(file, reader), make))
-
-
-def _numbered(file: Path, reader: "Iterator[list[str]]") -> Iterator[tuple[str, list[str]]]:
-    try:
-        for row in reader:
-            if row:
-                yield f"{file}, line {reader.line_num}", row  # type: ignore[attr-defined]
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: {error}.") from None  # type: ignore[attr-defined]
+        yield from _merged(each(rows, make))
 
 
 def _only(path: Path, default: str) -> Path:

@@ -3,7 +3,6 @@
 Cells stay bytes here, so that a row that is not UTF-8 can be told apart from its neighbours.
 """
 
-import csv
 import gzip
 import json
 import zlib
@@ -13,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from lotlip.data.csv_rows import csv_rows
 from lotlip.errors import DataError
 from lotlip.params import Column, TableFormat
 from lotlip.records import content_key, sha256_file
@@ -28,7 +28,6 @@ FORMATS: dict[str, TableFormat] = {
     ".parquet": "parquet",
 }
 _BOM = b"\xef\xbb\xbf"
-_MAX_CELL = 1 << 24  # characters; beyond it a quote was left open
 _LOOKED_AT = 100  # first lines of a JSONL file, whose keys are its columns
 _SHOWN = 1000  # bytes of a line that is no JSON
 
@@ -140,18 +139,10 @@ def _tsv_rows(path: Path) -> Iterator[list[bytes]]:
 def _csv_rows(path: Path) -> Iterator[list[bytes]]:
     import io
 
-    csv.field_size_limit(_MAX_CELL)
     with _opened(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, strict=True)  # a quote left open would swallow the rows after it
-        try:
-            for cells in reader:
-                if cells:
-                    yield [cell.encode("utf-8", "surrogateescape") for cell in cells]
-        except csv.Error as error:
-            raise DataError(
-                f"Table {path}, line {reader.line_num}: {error}. Mend the quotes there, or use format tsv."
-            ) from None
+        for _, cells in csv_rows(path, text, "Mend the quotes there, or use format tsv."):
+            yield [cell.encode("utf-8", "surrogateescape") for cell in cells]
 
 
 def _text_records(path: Path, rows: Iterator[list[bytes]], columns: Sequence[Wanted]) -> Iterator[Record]:
