@@ -34,8 +34,8 @@ demo: install ## run the whole workflow on the embedded sample and compare the m
 	@$(BIN)/lotlip track
 	@$(BIN)/lotlip summary
 
-ablation: install ## train the methods of a table with several seeds, and write it: NAME=corner_tokens JOBS=2
-	@$(BIN)/python -m flows.sweep $(or $(NAME),$(error say which table, e.g. make ablation NAME=corner_tokens, or NAME=all)) --jobs $(or $(JOBS),1)
+ablation: install ## train the methods of a table with several seeds, and write it: NAME=corner_tokens JOBS=2 SEEDS="0 1 2"
+	@$(BIN)/python -m flows.sweep $(or $(NAME),$(error say which table, e.g. make ablation NAME=corner_tokens, or NAME=all)) --jobs $(or $(JOBS),1) $(if $(SEEDS),--seeds $(SEEDS))
 	@$(BIN)/lotlip table $(NAME)
 
 test: install lint ## lint, types, import layers and all tests

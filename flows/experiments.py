@@ -14,6 +14,7 @@ import yaml
 
 from flows.repro import StageError, run_lines
 from lotlip.errors import LotlipError, ParamsError
+from lotlip.evaluation.poster.runs import Run
 from lotlip.overlays import apply_overlays
 from lotlip.params import Params, entry, load_params
 from lotlip.records import read_json, write_text
@@ -89,16 +90,13 @@ def make_data(folder: Path, overlays: Sequence[Path], methods: Sequence[str], on
     run_lines([*DVC, "repro", "validate", "quality", "evalset"], folder, on_line, "the data")
 
 
-def run_experiment(
-    root: Path, folder: Path, experiment: Experiment, on_line: OnLine, threads: int
-) -> list[dict[str, Any]]:
+def run_experiment(root: Path, folder: Path, experiment: Experiment, on_line: OnLine, threads: int) -> list[Run]:
     """Run an experiment in the clone `folder`, and fetch it into the git of `root`.
 
     A run that was killed goes on where it was: DVC has the stages that were finished, training has its checkpoints.
 
     Returns:
-        For each method `method`, `seed`, `experiment`, `commit`, `settings`, and its reports `train` and `evaluate`;
-        behind them for each of the project's checkpoints the same, without a seed and training.
+        One for each method, and behind them one for each of the project's checkpoints, without a seed and training.
 
     Raises:
         StageError: a stage failed; the message has the end of its log.
@@ -114,12 +112,16 @@ def run_experiment(
     run_lines(command, folder, on_line, experiment.name, environment)
     _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
     params = load_params(folder / "params.yaml")
-    found = {"experiment": experiment.name, "commit": commit}
-    trained = [_record(folder, params, method) | found for method in experiment.methods]
+    made_of: dict[str, Any] = {"experiment": experiment.name, "commit": commit}
+    trained = [_trained(folder, params, method, made_of) for method in experiment.methods]
     measured = [
-        _evaluated(folder, name)
-        | {"seed": None, "settings": {"checkpoint": checkpoint.model_dump(mode="json")}}
-        | found
+        Run(
+            method=name,
+            seed=None,
+            settings={"checkpoint": checkpoint.model_dump(mode="json")},
+            evaluate=_evaluated(folder, name),
+            **made_of,
+        )
         for name, checkpoint in params.checkpoints.items()
     ]
     return trained + measured
@@ -173,20 +175,23 @@ def _choose_methods(folder: Path, experiment: Experiment) -> None:
         write_text(lock, yaml.safe_dump(content, sort_keys=False))
 
 
-def _record(folder: Path, params: Params, method: str) -> dict[str, Any]:
+def _trained(folder: Path, params: Params, method: str, made_of: dict[str, Any]) -> Run:
     settings = params.train_settings(method)
-    return _evaluated(folder, method) | {
-        "seed": settings.seed,
-        "settings": {
+    return Run(
+        method=method,
+        seed=settings.seed,
+        settings={
             "method": params.methods[method].model_dump(mode="json", exclude={"train"}),
             "train": settings.model_dump(mode="json"),
         },
-        "train": read_json(folder / "reports" / "train" / f"{method}.json"),
-    }
+        train=read_json(folder / "reports" / "train" / f"{method}.json"),
+        evaluate=_evaluated(folder, method),
+        **made_of,
+    )
 
 
-def _evaluated(folder: Path, model: str) -> dict[str, Any]:
-    return {"method": model, "evaluate": read_json(folder / "reports" / "evaluate" / f"{model}.json")}
+def _evaluated(folder: Path, model: str) -> Any:
+    return read_json(folder / "reports" / "evaluate" / f"{model}.json")
 
 
 def _git(folder: Path, *arguments: str) -> str:

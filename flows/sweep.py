@@ -23,7 +23,7 @@ from flows.repro import only_run
 from lotlip import tracking
 from lotlip.errors import LotlipError
 from lotlip.evaluation.poster.ablations import Ablations, read_ablations
-from lotlip.evaluation.poster.record import read_records, record_runs
+from lotlip.evaluation.poster.runs import read_lines, record_runs
 from lotlip.params import load_params
 
 RUNS = Path("docs/results/runs.jsonl")
@@ -126,7 +126,7 @@ def main() -> int:
         for table in tables:
             ablations.table(table)
         committed(Path.cwd())
-        read_records(RUNS)  # what cannot be added to is said before the work
+        read_lines(RUNS)  # what cannot be added to is said before the work
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         run = sweep.with_options(task_runner=ThreadPoolTaskRunner(max_workers=options.jobs))
         with only_run(CLONES):

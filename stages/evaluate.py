@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lotlip.errors import ParamsError
 from lotlip.params import entry, load_params
 from lotlip.records import write_json
 from stages import run
@@ -10,6 +11,8 @@ from stages import run
 def main(name: str) -> None:
     """Write the metrics of the method `name`, by name of the evaluation set."""
     params = load_params()
+    if name in params.checkpoints:
+        raise ParamsError(f"{name} is a checkpoint, not trained here: `dvc repro evaluate_checkpoint@{name}`.")
     entry(params.methods, "method", name)
     # Imported once the name is known to be right: torch and transformers take seconds.
     import transformers

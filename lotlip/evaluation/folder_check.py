@@ -48,7 +48,7 @@ class FolderCheck:
 
     def problems(self) -> list[str]:
         """What must be mended before the set can be evaluated as a whole, a line each."""
-        lines = [f"missing file: {path}" for path in self.missing_files[:SHOWN]]
+        lines = [f"missing: {path}" for path in self.missing_files[:SHOWN]]
         lines += _more("files", self.missing_files)
         if self.missing_images:
             lines.append(f"missing images: {len(self.missing_images):,}")

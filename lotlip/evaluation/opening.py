@@ -47,10 +47,11 @@ def open_encoder(model: str | Path, batch_size: int, device: str, revision: str 
             SigLIP 2 or ALIGN.
         batch_size: images or texts embedded at once.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        revision: commit of a hub id, 40 digits; of a folder it is not looked at.
+        revision: commit of a hub id, 40 digits; a folder has none.
 
     Raises:
-        ModelError: there is no such model, it is of another type, or weights, tokenizer or image settings are missing.
+        ModelError: there is no such model, a folder has a revision, the model is of another type, or weights, tokenizer
+            or image settings are missing.
     """
     source = _locate(model, revision)
     model_type = _model_type(source)
@@ -71,6 +72,10 @@ def open_encoder(model: str | Path, batch_size: int, device: str, revision: str 
 def _locate(model: str | Path, revision: str | None) -> _Source:
     folder = local_path(model)
     if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"{model} is a folder here, and revision {revision!r} belongs to a hub id: leave it out, or give an id."
+            )
         if (folder / "config.json").is_file():
             return _Source(str(folder), None)
         raise ModelError(

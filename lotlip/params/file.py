@@ -10,6 +10,7 @@ from lotlip.errors import ParamsError
 from lotlip.params.captioning import Captioner, Executor
 from lotlip.params.data import Download, Source
 from lotlip.params.explain import problems
+from lotlip.params.reading import parse_section, read_section
 from lotlip.params.section import Name, S3Url, Section
 from lotlip.params.training import Checkpoint, Evalset, Evaluate, HoldoutEvalset, Method, Train
 from lotlip.params.validation import Quality, Validate
@@ -93,26 +94,16 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ParamsError: the file is missing or not YAML, a key is unknown or missing, or a value does not fit.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text())  # YAML 1.2 as DVC reads it: `no` is a text
-    except FileNotFoundError:
-        raise ParamsError(f"{path} is missing: run from the project's top folder.") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from None
-    return parse_params(values, str(path))
+    return _checked(read_section(path, Params), str(path))
 
 
 def parse_params(values: Any, where: str) -> Params:
-    """Check a parsed mapping; `where` names it in errors."""
-    if not isinstance(values, dict):
-        raise ParamsError(f"{where} holds {type(values).__name__}; expected a mapping of sections.")
-    try:
-        params = Params.model_validate(values)
-    except ValidationError as error:
-        raise ParamsError(f"{where}: " + "; ".join(problems(error, values, Params))) from None
+    """Check a parsed mapping; `where` names it in errors, which are as those of `load_params`."""
+    return _checked(parse_section(values, Params, where), where)
+
+
+def _checked(params: Params, where: str) -> Params:
+    """The same, once its sections fit each other."""
     for name in RESERVED_NAMES & params.captioners.keys():
         raise ParamsError(f"{where}: captioners.{name}: this name is taken, call the captioner something else.")
     for name in params.methods:

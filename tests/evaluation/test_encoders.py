@@ -289,6 +289,11 @@ def test_what_is_missing_is_named(change: Any, message: str, folders: dict[str, 
         open_encoder(tmp_path / "broken", 4, "cpu")
 
 
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder here, and revision 'main' belongs to a hub id"):
+        open_encoder(tmp_path, 4, "cpu", "main")
+
+
 @pytest.mark.parametrize("revision", [None, "main", "57c2164"])
 def test_a_hub_id_needs_its_commit(revision: str | None) -> None:
     with pytest.raises(

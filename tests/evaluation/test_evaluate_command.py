@@ -107,7 +107,7 @@ def test_wrong_sets(tmp_path: Path) -> None:
         assert "needs the name of a set and --root" in " ".join(run("check-set", *command).replace("│", "").split())
     with pytest.raises(DataError, match="No set is called 'dcii'"):
         run("evaluate", "m", "--dataset", "dcii", "--root", str(tmp_path))
-    with pytest.raises(DataError, match=f"missing file: {tmp_path}/none"):
+    with pytest.raises(DataError, match=f"missing: {tmp_path}/none"):
         run("evaluate", "m", "--dataset", "dci", "--root", str(tmp_path / "none"))
 
 

@@ -160,7 +160,7 @@ def test_missing_annotations_are_named_and_nothing_makes_up_for_them(tiny: Calla
     (root / "densely_captioned_images/annotations/sa_3.json").unlink()
     check = check_folder("dci", root)
     assert check.missing_files == (root / "densely_captioned_images/annotations/sa_3.json",)
-    with pytest.raises(DataError, match=r"missing file: .*annotations/sa_3\.json"):
+    with pytest.raises(DataError, match=r"missing: .*annotations/sa_3\.json"):
         open_public_set(check, allow_missing=True)
 
 

@@ -10,8 +10,7 @@ import yaml
 from flows.experiments import CommitError, Experiment, committed, make_data, open_clone, run_experiment
 from flows.repro import StageError
 from lotlip.errors import ParamsError
-from lotlip.evaluation.poster.record import record_runs
-from lotlip.evaluation.poster.runs import read_runs
+from lotlip.evaluation.poster.runs import Run, read_runs, record_runs
 from lotlip.records import read_json
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
@@ -102,7 +101,7 @@ def experiment(name: str, seed: int, *methods: str) -> Experiment:
     return Experiment(name, seed, methods, (Path("conf/more.yaml"),))
 
 
-def run(root: Path, what: Experiment) -> list[dict[str, object]]:
+def run(root: Path, what: Experiment) -> list[Run]:
     clone = root / ".work" / "sweep" / f"seed{what.seed}"
     open_clone(root, clone, committed(root))
     make_data(clone, what.overlays, what.methods, print)
@@ -115,16 +114,15 @@ def trained(tmp_path: Path) -> list[str]:
 
 def test_records_say_what_was_run_and_what_came_out(root: Path, tmp_path: Path) -> None:
     found = run(root, experiment("corners-seed3", 3, "lotlip", "corners_4"))
-    assert [record["method"] for record in found] == ["lotlip", "corners_4"]
-    assert [record["evaluate"] for record in found] == [{"long": {"i2t_r1": 23}}, {"long": {"i2t_r1": 43}}]
-    assert {record["seed"] for record in found} == {3}
-    assert {record["commit"] for record in found} == {git(root, "rev-parse", "HEAD").strip()}
-    settings = found[1]["settings"]
-    assert isinstance(settings, dict)
+    assert [record.method for record in found] == ["lotlip", "corners_4"]
+    assert [record.evaluate for record in found] == [{"long": {"i2t_r1": 23}}, {"long": {"i2t_r1": 43}}]
+    assert {record.seed for record in found} == {3}
+    assert {record.commit for record in found} == {git(root, "rev-parse", "HEAD").strip()}
+    settings = found[1].settings
     assert settings["train"]["seed"] == 3
     assert settings["method"]["corner_tokens"] == 4
     assert settings["method"]["num_long"] == 0  # the default, which the overlay does not name
-    assert found[1]["train"] == {"loss": 3}
+    assert found[1].train == {"loss": 3}
 
 
 def test_checkpoints_of_the_project_are_rows_without_a_seed(root: Path, tmp_path: Path) -> None:
@@ -132,7 +130,7 @@ def test_checkpoints_of_the_project_are_rows_without_a_seed(root: Path, tmp_path
     (root / "params.yaml").write_text(params.replace("checkpoints: {} ", "checkpoints: {clip_b16: {model: weights}} "))
     commit_all(root)
     found = run(root, experiment("one-seed1", 1, "lotlip"))
-    assert [(record["method"], record["seed"]) for record in found] == [("lotlip", 1), ("clip_b16", None)]
+    assert [(record.method, record.seed) for record in found] == [("lotlip", 1), ("clip_b16", None)]
     record_runs(tmp_path / "runs.jsonl", found)
     (checkpoint,) = read_runs(tmp_path / "runs.jsonl")["clip_b16"]
     assert (checkpoint.evaluate["long"]["i2t_r1"], checkpoint.experiment) == (77, "one-seed1")
@@ -158,7 +156,7 @@ def test_what_two_tables_share_is_trained_once_for_each_seed(root: Path, tmp_pat
     run(root, experiment("one-seed0", 0, "lotlip", "corners_1"))
     found = run(root, experiment("two-seed0", 0, "corners_4", "lotlip"))
     assert trained(tmp_path) == ["lotlip 0", "corners_1 0", "corners_4 0"]
-    assert [record["evaluate"] for record in found] == [{"long": {"i2t_r1": 40}}, {"long": {"i2t_r1": 20}}]
+    assert [record.evaluate for record in found] == [{"long": {"i2t_r1": 40}}, {"long": {"i2t_r1": 20}}]
     run(root, experiment("one-seed1", 1, "lotlip"))
     assert trained(tmp_path)[-1] == "lotlip 1"
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from lotlip.errors import ParamsError
-from lotlip.evaluation.poster.files import read_section
 from lotlip.params.explain import nearest
+from lotlip.params.reading import read_section
 from lotlip.params.section import Name, Section
 
 ABLATIONS = Path("ablations.yaml")

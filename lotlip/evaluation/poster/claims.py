@@ -7,16 +7,19 @@ of its mean over seeds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from lotlip.evaluation.poster.ablations import BARE, Table, TableName, row_number
 from lotlip.evaluation.poster.estimates import Estimate, estimate
-from lotlip.evaluation.poster.files import PUBLISHED, read_section
 from lotlip.evaluation.poster.metrics import GROUPS, Metric, group_metric
 from lotlip.evaluation.poster.runs import Runs
+from lotlip.params.reading import read_section
 from lotlip.params.section import Name, Section
+
+_CLAIMS = Path(__file__).parents[1] / "published" / "claims.yaml"
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "not reproduced", "undecided", "not run")
@@ -102,7 +105,7 @@ class Finding:
 
 def read_claims() -> list[Claim]:
     """The paper's claims, in the order of published/claims.yaml."""
-    return read_section(PUBLISHED / "claims.yaml", Claims).claims
+    return read_section(_CLAIMS, Claims).claims
 
 
 def judge(claim: Claim, table: Table, runs: Runs) -> list[Finding]:

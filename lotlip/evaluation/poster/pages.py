@@ -197,16 +197,37 @@ def _sources(name: str, shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
             label,
             f"`{method}`",
             _listed(str(run.seed) for run in runs if run.seed is not None),
-            _listed(run.experiment for run in runs),
+            _experiments(runs),
             _listed(run.commit[:10] if run.commit else None for run in runs),
         ]
         for label, (method, runs) in shown.items()
     ]
     table = markdown_table(["row", "method", "seeds", "experiments", "commits"], cells, range(5))
+    seeds = " ".join(map(str, _common_seeds([runs for _, runs in shown.values()])))
+    with_seeds = f' SEEDS="{seeds}"' if seeds else ""
     return (
         "The first command runs what is missing, the second writes this page and its figure:\n\n"
-        f"```\nmake ablation NAME={name}\nlotlip table {name}\n```\n\n"
+        f"```\nmake ablation NAME={name}{with_seeds}\nlotlip table {name}\n```\n\n"
         f"{table}\n{_differences(shown)}"
+    )
+
+
+def _common_seeds(groups: Sequence[Sequence[Run]]) -> list[int]:
+    """The seeds that every trained row was run with."""
+    seeds = [{run.seed for run in runs} for runs in groups]
+    trained = [group for group in seeds if None not in group]
+    return sorted(seed for seed in set.intersection(*trained) if seed is not None) if trained else []
+
+
+def _experiments(runs: Sequence[Run]) -> str:
+    """Their names, those of one table in one: `texts-seed{3,4}`."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        if run.experiment:
+            table, _, seed = run.experiment.rpartition("-seed")
+            names.setdefault(table, []).append(seed)
+    return _listed(
+        f"{table}-seed{seeds[0] if len(seeds) == 1 else '{' + ','.join(seeds) + '}'}" for table, seeds in names.items()
     )
 
 

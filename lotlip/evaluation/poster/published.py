@@ -2,13 +2,16 @@
 
 import csv
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lotlip.evaluation.markdown import markdown_table
 from lotlip.evaluation.poster.ablations import Table
-from lotlip.evaluation.poster.files import PUBLISHED, read_section
 from lotlip.evaluation.poster.metrics import POSTER_SETS
+from lotlip.params.reading import read_section
 from lotlip.params.section import Section
+
+_PUBLISHED = Path(__file__).parents[1] / "published"
 
 _DATA = {
     "dci": "DCI",
@@ -38,7 +41,7 @@ class Notes(Section):
 
 def published_rows(file: str) -> list[dict[str, str]]:
     """The rows of published/<file>.csv."""
-    with (PUBLISHED / f"{file}.csv").open(newline="") as lines:
+    with (_PUBLISHED / f"{file}.csv").open(newline="") as lines:
         return list(csv.DictReader(lines))
 
 
@@ -66,7 +69,7 @@ def main_results_published(table: Table) -> str:
             remarks.append(says)
         marks.setdefault((id(row), column), []).append(remarks.index(says) + 1)
 
-    for note in read_section(PUBLISHED / "notes.yaml", Notes).main_results:
+    for note in read_section(_PUBLISHED / "notes.yaml", Notes).main_results:
         for row in rows:
             if note.row.items() <= row.items():
                 remark(row, note.column, note.says)

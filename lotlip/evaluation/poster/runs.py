@@ -1,6 +1,7 @@
 """Runs of configurations with several seeds, as the sweep writes them: docs/results/runs.jsonl, one a line."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from lotlip.errors import DataError
 from lotlip.params.section import Section
+from lotlip.records import write_text
 
 _SAME_RESULT = ("seed", "num_workers", "checkpoints")  # may differ between runs that are averaged
 _SIZES = ("images", "texts", "classes")
@@ -39,14 +41,36 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
     if not path.is_file():
         raise DataError(f"{path} is missing: `make ablation NAME=corner_tokens` trains the models of a table.")
     runs: dict[str, list[Run]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        run = _parse(line, f"{path}, line {number}")
+    for run in read_lines(path):
         runs.setdefault(run.method, []).append(run)
     for method, group in runs.items():
         _check_same_settings(path, method, group)
     _check_same_images(path, runs)
     _check_same_sets(path, runs)
     return runs
+
+
+def record_runs(path: Path, runs: Iterable[Run]) -> None:
+    """Add runs to the file, in the place of those of the same method and seed, sorted by these two.
+
+    Other seeds of a method stay: where their settings differ, `read_runs` says so.
+
+    Raises:
+        DataError: a line of the file is no run.
+    """
+    found = {_key(run): run for run in [*read_lines(path), *runs]}
+    lines = (json.dumps(found[key].model_dump(mode="json"), sort_keys=True) for key in sorted(found))
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_lines(path: Path) -> list[Run]:
+    """The runs of the file as they stand there; none where it is missing.
+
+    Raises:
+        DataError: a line is no run.
+    """
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def flat_settings(run: Run) -> dict[str, Any]:
@@ -66,13 +90,18 @@ def flat_settings(run: Run) -> dict[str, Any]:
     return flat
 
 
+def _key(run: Run) -> tuple[str, int]:
+    """A public checkpoint has no seed, and comes first."""
+    return run.method, -1 if run.seed is None else run.seed
+
+
 def _parse(line: str, where: str) -> Run:
     try:
         return Run.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "the line"
-        raise DataError(f"{where} is no run ({key}: {problem['msg']}): run the sweep again.") from None
+        raise DataError(f"{where} is no run ({key}: {problem['msg']}): take it out, and run the sweep again.") from None
 
 
 def _check_same_settings(path: Path, method: str, group: list[Run]) -> None:

@@ -45,9 +45,15 @@ def test_a_row_is_mean_and_interval(tmp_path: Path) -> None:
         "LoTLIP",
         "`lotlip`",
         "0, 1, 2",
-        "texts-seed0, texts-seed1, texts-seed2",
+        "texts-seed{0,1,2}",
         "0123456789",
     ]
+
+
+def test_the_command_has_the_seeds_that_all_trained_rows_have(tmp_path: Path) -> None:
+    runs = [*seeds("lotlip", [84.0, 86.5, 84.5]), *seeds("lit", [40.0, 41.0]), run("clip", None, 30.0)]
+    page = write(tmp_path, "main_results", runs=runs)["main_results.md"]
+    assert 'make ablation NAME=main_results SEEDS="0 1"\n' in page
 
 
 def test_rows_that_were_not_run_are_said(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from lotlip.errors import DataError, ParamsError
 from lotlip.evaluation.poster.ablations import read_ablations
-from lotlip.evaluation.poster.record import record_runs
-from lotlip.evaluation.poster.runs import read_runs
+from lotlip.evaluation.poster.runs import Run, read_runs, record_runs
 from tests.evaluation.poster.made_up_runs import PLAN, run, seeds, usual_runs, write_runs
 
 
@@ -101,7 +100,8 @@ def test_seeds_helper_gives_means(tmp_path: Path) -> None:
 
 def test_a_run_takes_the_place_of_the_one_of_its_method_and_seed(tmp_path: Path) -> None:
     path = write_runs(tmp_path, [run("lotlip", 0, 80.0), run("lit", 1, 41.0)])
-    record_runs(path, [run("lotlip", 0, 84.0), run("lit", 0, 40.0), run("clip", None, 30.0)])
+    new = [run("lotlip", 0, 84.0), run("lit", 0, 40.0), run("clip", None, 30.0)]
+    record_runs(path, [Run.model_validate(one) for one in new])
     found = [
         (one.method, one.seed, one.evaluate["long"]["i2t_r1"]) for group in read_runs(path).values() for one in group
     ]
@@ -113,6 +113,6 @@ def test_half_a_line_is_named_and_kept(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"method": "li')
     before = path.read_text()
-    with pytest.raises(DataError, match=r"runs\.jsonl, line 2 is no run: take it out"):
-        record_runs(path, [run("lit", 1, 41.0)])
+    with pytest.raises(DataError, match=r"runs\.jsonl, line 2 is no run .*take it out"):
+        record_runs(path, [Run.model_validate(run("lit", 1, 41.0))])
     assert path.read_text() == before

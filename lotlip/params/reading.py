@@ -1,15 +1,13 @@
-"""YAML files of the poster's tables, checked when they are read."""
+"""YAML files read as sections: every key is known, every value fits, or the error says what to mend."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from lotlip.errors import ParamsError
 from lotlip.params.explain import problems
 from lotlip.params.section import Section
-
-PUBLISHED = Path(__file__).parents[1] / "published"
 
 T = TypeVar("T", bound=Section)
 
@@ -24,14 +22,19 @@ def read_section(path: Path, section: type[T]) -> T:
     from ruamel.yaml.error import YAMLError
 
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text())
+        values = YAML(typ="safe", pure=True).load(path.read_text())  # YAML 1.2 as DVC reads it: `no` is a text
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run from the project's top folder.") from None
     except YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    return parse_section(values, section, str(path))
+
+
+def parse_section(values: Any, section: type[T], where: str) -> T:
+    """Check a parsed mapping; `where` names it in errors, which are as those of `read_section`."""
     if not isinstance(values, dict):
-        raise ParamsError(f"{path} holds {type(values).__name__}; expected a mapping.")
+        raise ParamsError(f"{where} holds {type(values).__name__}; expected a mapping.")
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(f"{path}: " + "; ".join(problems(error, values, section))) from None
+        raise ParamsError(f"{where}: " + "; ".join(problems(error, values, section))) from None
