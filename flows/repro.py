@@ -15,12 +15,13 @@ from lotlip.errors import LotlipError
 
 TAIL_LINES = 30
 STOP_TIMEOUT_S = 20.0
-_HINTS = (  # DVC's advice after every stage
+_LEFT_OUT = (  # DVC's advice after every stage, and what it says of each output that an experiment is yet to make
     "To track the changes with git",
     "git add ",
     "To enable auto staging",
     "dvc config core.autostage",
     "Use `dvc push`",
+    "WARNING: No file hash info found",
 )
 Outcome = Literal["ran", "restored", "unchanged"]
 
@@ -75,7 +76,7 @@ def run_lines(
         assert process.stdout is not None
         for line in process.stdout:
             text = line.rstrip()
-            if not text or text.lstrip().startswith(_HINTS):
+            if not text or text.lstrip().startswith(_LEFT_OUT):
                 continue
             on_line(text)
             tail.append(text)
