@@ -83,7 +83,7 @@ def test_heavy_packages_wait_for_their_command() -> None:
             ("plan", "train", "lotlp", "--pairs", "2000"),
             "no method 'lotlp', it has lit, lit_long, lotlip; did you mean",
         ),
-        (("plan", "train", "--pairs", "20"), "methods.lotlip: 20 pairs do not fill one batch of train.batch_size 200"),
+        (("plan", "train", "--pairs", "20"), "methods.lotlip: 20 pairs do not fill one batch of train.batch_size 50"),
         (("plan", "train", "--pairs", "2000", "--gpu", "H99"), "GPU 'H99' is not known"),
         (("table", "all", "--ablations", "conf/none.yaml"), "conf/none.yaml is missing"),
         (("verify", "data/none"), "data/none/manifest.json is missing"),

@@ -173,7 +173,7 @@ def test_after_a_failure_only_what_is_missing_is_trained(root: Path, tmp_path: P
 
 def test_changed_files_are_refused(root: Path) -> None:
     assert committed(root) == git(root, "rev-parse", "HEAD").strip()
-    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("epochs: 20", "epochs: 2"))
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("epochs: 10", "epochs: 2"))
     with pytest.raises(CommitError, match=r"1 changed files, first params\.yaml: experiments are made of commits"):
         committed(root)
 

@@ -71,10 +71,10 @@ def test_captions_come_from_the_pixels(workspace: Workspace, captioner: str) -> 
 
 
 def test_the_example_of_the_readme_ranks_texts(workspace: Workspace, tmp_path: Path) -> None:
-    example = re.search(r"```python\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
-    assert example
     from lotlip.sample.scenes import make_scene, render
 
+    example = re.search(r"```python\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
+    assert example
     code = example.group(1)
     for index, name in enumerate(("one.jpg", "two.jpg")):
         assert f'"{name}"' in code

@@ -96,7 +96,7 @@ def test_methods_have_comparable_names(project: Path, summary: TrackSummary) -> 
         assert metrics(project, method)["train/num_steps"] == 20
         params = dict(query(project, "select key, value from params where run_uuid = ?", run_id(project, method)))
         assert params["method.corner_tokens"] == corners
-        assert params["train.batch_size"] == "200"
+        assert params["train.batch_size"] == "50"
 
 
 def test_a_checkpoint_is_a_run_beside_the_methods(project: Path, summary: TrackSummary) -> None:
