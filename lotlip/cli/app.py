@@ -16,7 +16,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result to this JSON file.")]
+
+def _new_file(path: Path | None) -> Path | None:
+    """Refuse before the work what cannot be written after it."""
+    if path is not None and (path.is_dir() or any(parent.is_file() for parent in path.parents)):
+        raise typer.BadParameter(f"{path} is a folder, or lies below a file: name a file.")
+    return path
+
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", callback=_new_file, help="Also write the result to this JSON file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TableFormat = Annotated[str | None, typer.Option("--format", help="tsv, csv, jsonl or parquet; default: by its name.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

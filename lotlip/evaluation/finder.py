@@ -31,7 +31,7 @@ class Finder:
         self.labels = {wordnet_id: i for i, wordnet_id in enumerate(imagenet_classes())}
         self.samples: list[Sample] = []
         self.missing: list[Path] = []
-        self.unreadable: dict[str, None] = {}
+        self.unreadable: list[str] = []
         self.without_text: list[str] = []
         self.num_empty_texts = 0
         self.seen: Counter[str] = Counter()
@@ -39,10 +39,10 @@ class Finder:
     def add(self, entry: Entry) -> None:
         """Look for the image of an entry and keep it with its texts, or why it cannot be kept."""
         try:
-            image = self._find(entry.image)
             _check_unicode(entry)
+            image = self._find(entry.image)
         except DataError as error:
-            self.unreadable[str(error)] = None
+            self.unreadable.append(str(error))
             return
         if image is None:
             return
@@ -59,10 +59,11 @@ class Finder:
             self.without_text.append(image)
 
     def _add_labelled(self, image: str, label: str) -> None:
+        unknown = f"{self.root}: folder {label} is no class of ImageNet-1k"
         if label in self.labels:
             self.samples.append(Sample(image, label=self.labels[label]))
-        else:
-            self.unreadable[f"{self.root}: folder {label} is no class of ImageNet-1k"] = None
+        elif unknown not in self.unreadable:
+            self.unreadable.append(unknown)
 
     def _find(self, name: str) -> str | None:
         """The path of an image below the root; None, and noted, if it is not there.
@@ -88,9 +89,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """The name, then with its ending written otherwise: in capitals, or .jpeg for .jpg."""
-    yield name
+    """The name without `./`, then with its ending written otherwise: in capitals, or .jpeg for .jpg."""
     path = PurePosixPath(name)
+    yield str(path)
     for endings in _SPELLINGS.values():
         if path.suffix.lower() in endings:
             yield from (str(path.with_suffix(ending)) for ending in endings if ending != path.suffix)

@@ -129,7 +129,7 @@ def test_one_text_or_many_a_row_and_rows_of_one_image(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("image,text\nb,1\na,2\na,3\nb,4\n")
     assert entries("csv", tmp_path) == [("b", ("1", "4")), ("a", ("2", "3"))]
     (tmp_path / "y.csv").write_text("image,text\n")
-    with pytest.raises(DataError, match="2 other files end so"):
+    with pytest.raises(DataError, match=r"holds 2 files such as x\.csv: give one, or call it samples\.csv"):
         entries("csv", tmp_path)
 
 

@@ -105,6 +105,10 @@ def test_wrong_sets(tmp_path: Path) -> None:
         assert "need --root" in run("evaluate", "m", "--dataset", str(tmp_path), option)
     for command in (("dci", "--decode"), ("dci", "--json", str(tmp_path / "out.json")), ("--root", str(tmp_path))):
         assert "needs the name of a set and --root" in " ".join(run("check-set", *command).replace("│", "").split())
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "out.json"):
+        for command in (("evaluate", "m", "--dataset", str(tmp_path)), ("check-set", "dci", "--root", str(tmp_path))):
+            assert "name a file" in " ".join(run(*command, "--json", str(place)).replace("│", "").split())
     with pytest.raises(DataError, match="No set is called 'dcii'"):
         run("evaluate", "m", "--dataset", "dcii", "--root", str(tmp_path))
     with pytest.raises(DataError, match=f"missing: {tmp_path}/none"):
@@ -116,9 +120,11 @@ def test_check_set_says_what_is_missing(tmp_path: Path) -> None:
     assert "imagenet: 50,000 images, published at https://image-net.org" in listed
     assert "docci_descriptions.jsonlines" in run("check-set", "docci")
     images = tiny_sets.docci(tmp_path)
-    shown = run("check-set", "docci", "--root", str(tmp_path), "--decode")
-    assert shown.startswith(f"docci in {tmp_path}: 3 images with 3 texts; the whole set has 5,000")
-    assert len(shown.splitlines()) == 1
+    done = CliRunner().invoke(app, ["check-set", "docci", "--root", str(tmp_path), "--decode"])
+    assert done.output.startswith(f"docci in {tmp_path}: 3 images with 3 texts; the whole set has 5,000")
+    assert (len(done.output.splitlines()), done.exit_code) == (1, 1)
+    tiny_sets.csv(tmp_path)
+    assert CliRunner().invoke(app, ["check-set", "csv", "--root", str(tmp_path)]).exit_code == 0
     (tmp_path / images[0]).write_bytes(b"\xff\xd8\xff")
     (tmp_path / images[1]).unlink()
     out = tmp_path / "found.json"

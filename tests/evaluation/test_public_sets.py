@@ -1,6 +1,7 @@
 """Tiny copies of every published set: which text belongs to which image, and all that can be wrong with a folder."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,24 @@ def test_missing_annotations_are_named_and_nothing_makes_up_for_them(tiny: Calla
         open_public_set(check, allow_missing=True)
 
 
+def test_a_missing_caption_is_a_missing_file(tiny: Callable[[str], Path]) -> None:
+    root = tiny("urban1k")
+    (root / "caption/2.txt").rename(root / "caption/2.TXT")
+    check = check_folder("urban1k", root)
+    assert (check.missing_files, len(check.samples)) == ((root / "caption/2.txt",), 2)
+
+
+def test_rows_of_a_karpathy_json_without_a_split_are_named(tiny: Callable[[str], Path]) -> None:
+    root = tiny("coco")
+    record = json.loads((root / "dataset_coco.json").read_text())
+    del record["images"][0]["split"]
+    tiny_sets.write_json(root / "dataset_coco.json", {"images": [*record["images"], "a string"]})
+    found = unreadable(check_folder("coco", root)).splitlines()
+    assert [line.partition(": expected a text under 'split'")[0] for line in found] == [
+        f"{root}/dataset_coco.json, image {number}" for number in (0, 5)
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
@@ -295,7 +314,8 @@ def test_files_that_macos_leaves_are_no_entries(name: str, files: tuple[str, ...
 
 def test_images_without_a_text_are_counted(tiny: Callable[[str], Path]) -> None:
     root = tiny("urban1k")
-    tiny_sets.picture(root / "image/5.jpg", 5)  # without a caption
+    tiny_sets.picture(root / "image/5.jpg", 5)
+    (root / "caption/5.txt").write_text("\nnothing in the first line")
     (root / "caption/2.txt").write_text(" ... \nnothing in the first line")
     check = check_folder("urban1k", root)
     assert check.problems() == []
@@ -310,10 +330,47 @@ def test_texts_of_ones_own_are_normalised_when_asked(tiny: Callable[[str], Path]
     assert open_public_set(check_folder("jsonl", root / "mine.jsonl", normalize=False), False).texts[0] == "One. Two."
 
 
-def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [{"image": "a.jpg", "text": "\ud83d"}, {"image": "\ud83d.jpg", "text": "a"}])
+def test_half_a_character_is_no_text_and_no_name(row: dict[str, str], tmp_path: Path) -> None:
     tiny_sets.picture(tmp_path / "a.jpg", 1)
-    tiny_sets.write_lines(tmp_path / "samples.jsonl", [{"image": "a.jpg", "text": "\ud83d"}])
-    assert "a lone surrogate" in unreadable(check_folder("jsonl", tmp_path))
+    tiny_sets.write_lines(tmp_path / "samples.jsonl", [row])
+    check = check_folder("jsonl", tmp_path)
+    assert "a lone surrogate" in unreadable(check)
+    assert check.missing_images == ()
+    "\n".join(check.lines()).encode()  # can be printed
+
+
+def test_names_that_cannot_be_printed_are_named(tiny: Callable[[str], Path]) -> None:
+    dci = tiny("dci")
+    tiny_sets.write_json(dci / "densely_captioned_images/splits.json", {"test": ["\ud83d.json", "sa_1.json"]})
+    urban1k = dci.parent / "urban1k"
+    tiny_sets.urban1k(urban1k)
+    (urban1k / "caption/2.txt").rename(urban1k / os.fsdecode(b"caption/\xe9.txt"))
+    for check in (check_folder("dci", dci), check_folder("urban1k", urban1k)):
+        assert "\\ud" in unreadable(check)
+        "\n".join(check.lines()).encode()
+
+
+def test_rows_that_name_no_image_are_counted_one_by_one(tiny: Callable[[str], Path]) -> None:
+    root = tiny("jsonl")
+    tiny_sets.write_lines(root / "mine.jsonl", [{"text": "One"}, {"text": "Two"}, {"image": "a.jpg", "text": "Three"}])
+    assert len(check_folder("jsonl", root).unreadable) == 2
+
+
+def test_one_image_in_two_spellings_is_a_duplicate(tiny: Callable[[str], Path]) -> None:
+    root = tiny("jsonl")
+    tiny_sets.write_lines(root / "mine.jsonl", [{"image": "a.jpg", "text": "One"}, {"image": "./a.jpg", "text": "Two"}])
+    assert check_folder("jsonl", root).num_duplicate_images == 1
+
+
+def test_which_of_several_texts_or_files_is_not_guessed(tiny: Callable[[str], Path]) -> None:
+    root = tiny("jsonl")
+    tiny_sets.write_lines(root / "mine.jsonl", [{"image": "a.jpg", "text": "One", "texts": ["Two"]}])
+    assert "mine.jsonl, line 1: expected `text` or `texts`, got both" in unreadable(check_folder("jsonl", root))
+    tiny_sets.write_lines(root / "other.jsonl", [])
+    assert "holds 2 files such as mine.jsonl: give one, or call it samples.jsonl" in unreadable(
+        check_folder("jsonl", root)
+    )
 
 
 def test_names_that_no_file_can_have_are_named(tiny: Callable[[str], Path]) -> None:

@@ -46,7 +46,7 @@ def read_dci(path: Path) -> Iterator[Found]:
         raise DataError(f"{folder}/splits.json: expected lists of annotation files by split, got {short(splits)}.")
 
     def make(where: str, name: Any) -> Entry:
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
             raise DataError(f"{folder}/splits.json: expected the name of a file in annotations/, got {short(name)}.")
         row = read_json_file(folder / "annotations" / name)
         text = f"{as_text(row, 'short_caption', where)}\n{as_text(row, 'extra_caption', where)}"
@@ -81,7 +81,7 @@ def read_iiw(path: Path) -> Iterator[Found]:
 
 
 def read_urban1k(path: Path) -> Iterator[Found]:
-    """image/<id>.jpg and caption/<id>.txt, of which the first line counts; an image without a caption has no text."""
+    """image/<id>.jpg and caption/<id>.txt, of which the first line counts; an empty one is no text."""
     # macOS leaves files with a dot in front.
     captions = {file.stem: file for file in (path / "caption").glob("[!.]*.txt")}
     if not captions:
@@ -89,14 +89,15 @@ def read_urban1k(path: Path) -> Iterator[Found]:
     images = {file.stem: file.name for file in (path / "image").glob("[!.]*") if file.suffix.lower() in IMAGE_ENDINGS}
 
     def make(where: str, stem: str) -> Entry:
-        name = f"image/{images.get(stem, f'{stem}.jpg')}"
+        if not stem.isprintable():
+            raise DataError(f"{path}: expected names of files in UTF-8, got {short(stem)}.")
         if stem not in captions:
-            return Entry(name, ())
+            raise MissingFile(Path(where), f"expected the caption of image/{images[stem]}.")
         try:
             first = captions[stem].read_bytes().split(b"\n", 1)[0].decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise DataError(f"{where} is not UTF-8 ({error}).") from None
-        return Entry(name, (first,) if first else ())
+        return Entry(f"image/{images.get(stem, f'{stem}.jpg')}", (first,) if first else ())
 
     stems = sorted(captions.keys() | images.keys(), key=lambda stem: (len(stem), stem))
     yield from each(((str(path / "caption" / f"{stem}.txt"), stem) for stem in stems), make)

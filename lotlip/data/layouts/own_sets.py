@@ -16,6 +16,8 @@ def read_jsonl(path: Path) -> Iterator[Found]:
 
     def make(where: str, line: bytes) -> Entry:
         row = json_object(where, line)
+        if "text" in row and "texts" in row:
+            raise DataError(f"{where}: expected `text` or `texts`, got both: {short(row)}.")
         texts = row.get("texts", [row["text"]] if "text" in row else [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{where}: `texts` must be a list of strings, got {short(texts)}.")
@@ -60,9 +62,13 @@ def _only(path: Path, default: str) -> Path:
     if not path.is_dir():
         return path
     files = sorted(path.glob(f"*{Path(default).suffix}"))
-    if len(files) == 1 or (path / default) in files:
-        return (path / default) if (path / default) in files else files[0]
-    raise MissingFile(path / default, f"{len(files)} other files end so; name one of them, or call it {default}.")
+    if path / default in files:
+        return path / default
+    if not files:
+        raise MissingFile(path / default, "no other file there ends so, either.")
+    if len(files) > 1:
+        raise DataError(f"{path} holds {len(files)} files such as {files[0].name}: give one, or call it {default}.")
+    return files[0]
 
 
 def _merged(found: Iterable[Found]) -> Iterator[Found]:

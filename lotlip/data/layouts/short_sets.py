@@ -19,12 +19,16 @@ def karpathy(default: str) -> Reader:
         file = path / default if path.is_dir() else path
         record = read_json_file(file)
         images = as_list(record.get("images") if isinstance(record, dict) else None, f"{file}: `images`")
-        found = [(i, row) for i, row in enumerate(images) if isinstance(row, dict) and row.get("split") == "test"]
-        if not found:
+        is_empty = True
+        for found in each(((f"{file}, image {number}", row) for number, row in enumerate(images)), make):
+            is_empty = False
+            yield found
+        if is_empty:
             raise DataError(f"{file}: none of {len(images)} images has `split` test; expected a Karpathy-split JSON.")
-        yield from each(((f"{file}, image {number}", row) for number, row in found), make)
 
-    def make(where: str, row: dict[str, Any]) -> Entry:
+    def make(where: str, row: Any) -> Entry | None:
+        if as_text(row, "split", where) != "test":
+            return None
         folder = as_text(row, "filepath", where) if row.get("filepath") else ""
         name = "/".join(part for part in (folder, as_text(row, "filename", where)) if part)
         sentences = as_list(row.get("sentences"), f"{where}: `sentences`")
