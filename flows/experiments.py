@@ -62,6 +62,8 @@ def committed(root: Path) -> str:
 def open_clone(root: Path, folder: Path, commit: str) -> None:
     """Make `folder` a clone of the project at `root`, at that commit, with its DVC cache; `.work` in it stays.
 
+    No other process may be at work in it (`only_run`).
+
     Raises:
         StageError: git or DVC refused; the message has their words.
     """
@@ -70,6 +72,7 @@ def open_clone(root: Path, folder: Path, commit: str) -> None:
         _git(root, "clone", "--quiet", "--no-checkout", str(root.resolve()), str(folder.resolve()))
     _git(folder, "fetch", "--quiet", str(root.resolve()), commit)  # by its path of today, which `origin` may not be
     _git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    (folder / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)  # of a DVC that was killed, maybe while it wrote it
     local = root / ".dvc" / "config.local"
     if local.is_file():
         write_text(folder / ".dvc" / "config.local", local.read_text())

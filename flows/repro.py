@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 from lotlip.errors import LotlipError
@@ -24,6 +25,10 @@ _LEFT_OUT = (  # DVC's advice after every stage, and what it says of each output
     "WARNING: No file hash info found",
 )
 Outcome = Literal["ran", "restored", "unchanged"]
+
+_running: "set[subprocess.Popen[str]]" = set()
+_is_stopping = Event()
+_locks: set[int] = set()  # file descriptors
 
 
 class StageError(LotlipError):
@@ -89,6 +94,9 @@ def run_lines(
 def only_run(root: Path) -> Iterator[None]:
     """Hold this folder for one pipeline run; the system lets go when the process ends, however it ends.
 
+    A command that outlives the process, which was killed, still holds it: DVC notes a stage's parameters when it is
+    done, and would take those of a later run for those of its own.
+
     Raises:
         BusyError: another run holds it.
     """
@@ -101,13 +109,32 @@ def only_run(root: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise BusyError(
-                f"another pipeline run (process {holder}) works in {root.resolve()}: wait until it ends, "
-                "or use another clone."
+                f"another pipeline run (process {holder}) works in {root.resolve()}: wait until it ends, with all it "
+                "has started, or use another clone."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        _locks.add(file.fileno())
+        try:
+            yield
+        finally:
+            _locks.remove(file.fileno())
+
+
+@contextmanager
+def stopping_commands() -> Iterator[None]:
+    """If the block is left by an exception, such as Ctrl-C's, interrupt the commands of other threads, and begin none.
+
+    They have groups of their own, and hear of no signal to this process, which is about to end.
+    """
+    try:
         yield
+    except BaseException:
+        _is_stopping.set()
+        for process in list(_running):
+            _signal_group(process, signal.SIGINT)  # on which DVC waits for its stage, and frees what it has locked
+        raise
 
 
 @contextmanager
@@ -123,10 +150,15 @@ def _process(command: Sequence[str], root: Path, environment: Mapping[str, str])
         text=True,
         errors="replace",
         start_new_session=True,
+        pass_fds=tuple(_locks),
     )
+    _running.add(process)
     try:
+        if _is_stopping.is_set():
+            raise StageError(f"`{' '.join(command)}` was not run: this process is about to end.")
         yield process
     finally:
+        _running.discard(process)
         if process.poll() is None:
             _signal_group(process, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):

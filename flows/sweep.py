@@ -6,6 +6,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from threading import Lock
@@ -19,7 +20,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.experiments import Experiment, committed, make_data, open_clone, run_experiment, track_experiment
-from flows.repro import only_run
+from flows.repro import only_run, stopping_commands
 from lotlip import tracking
 from lotlip.errors import LotlipError
 from lotlip.evaluation.poster.ablations import Ablations, read_ablations
@@ -60,14 +61,15 @@ def sweep(tables: list[str], seeds: list[int], threads: int, track: bool) -> Any
     uri = _open_store(root) if track else None
     before: dict[int, list[PrefectFuture[Any]]] = {seed: [] for seed in seeds}
     futures = []
-    for table in tables:
-        for seed in seeds:
-            experiment = _experiment(ablations, table, seed)
-            run = run_one.with_options(task_run_name=experiment.name)
-            after = [allow_failure(future) for future in before[seed]]  # one at a time in a clone
-            before[seed] = [run.submit(clones[seed], experiment, threads, uri, wait_for=after)]
-            futures += before[seed]
-    states: list[State[Any]] = [future.wait() or future.state for future in futures]
+    with stopping_commands():  # Prefect would wait for their end
+        for table in tables:
+            for seed in seeds:
+                experiment = _experiment(ablations, table, seed)
+                run = run_one.with_options(task_run_name=experiment.name)
+                after = [allow_failure(future) for future in before[seed]]  # one at a time in a clone
+                before[seed] = [run.submit(clones[seed], experiment, threads, uri, wait_for=after)]
+                futures += before[seed]
+        states: list[State[Any]] = [future.wait() or future.state for future in futures]
     failed = [state for state in states if not state.is_completed()]
     if failed:
         return Failed(message=f"{len(failed)} of {len(states)} experiments failed, first: {failed[0].message}")
@@ -120,6 +122,8 @@ def main() -> int:
         parser.error(f"--jobs is {options.jobs}; expected at least 1")
     if options.seeds and (min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds)):
         parser.error(f"--seeds are {options.seeds}; expected different numbers from 0 on")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         ablations = read_ablations()
         tables = list(ablations.tables) if options.tables == ["all"] else list(dict.fromkeys(options.tables))
@@ -132,6 +136,9 @@ def main() -> int:
         with only_run(CLONES):
             seeds = options.seeds or ablations.seeds
             state = run(tables, seeds, threads, not options.no_track, return_state=True)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, the same command goes on", file=sys.stderr)
+        return 130
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

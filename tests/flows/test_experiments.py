@@ -43,7 +43,7 @@ stages:
 """
 # Loss is the seed, recall ten times the corner tokens and the seed; each training is counted outside of the clones.
 STAGE = """
-import json, os, pathlib, sys, yaml
+import json, os, pathlib, sys, time, yaml
 kind, name = sys.argv[1:]
 params = yaml.safe_load(open("params.yaml"))
 if kind == "data":
@@ -60,6 +60,9 @@ if kind == "train":
     counts = pathlib.Path(os.environ["COUNTS"])
     if (counts / f"break-{name}-{seed}").exists():
         sys.exit(f"{name} has no memory left")
+    if (counts / f"wait-{name}-{seed}").exists():
+        print(f"{name} waits", flush=True)
+        time.sleep(600)
     with (counts / "trained").open("a") as log:
         log.write(f"{name} {seed}\\n")
 out.write_text(json.dumps({"loss": seed} if kind == "train" else {"long": {"i2t_r1": 10 * corners + seed}}))
@@ -205,6 +208,12 @@ def test_what_git_says_is_passed_on(root: Path) -> None:
     (clone / ".git" / "index.lock").touch()  # as a killed git leaves it
     with pytest.raises(StageError, match=r"`git checkout .*index\.lock"):
         open_clone(root, clone, committed(root))
+
+
+def test_what_a_killed_dvc_has_left_locked_is_free_again(root: Path) -> None:
+    run(root, experiment("a", 0, "lit"))
+    (root / ".work/sweep/seed0/.dvc/tmp/rwlock").write_text('{"read": {')
+    assert [one.method for one in run(root, experiment("b", 0, "lit"))] == ["lit"]
 
 
 def test_data_that_a_clone_does_not_have_are_refused(root: Path) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.repro import BusyError, StageError, only_run, reproduce
@@ -55,5 +56,22 @@ def test_the_second_run_says_who_holds_the_folder(project: Path) -> None:
         with pytest.raises(BusyError, match=rf"process {holder.pid}\) works in"), only_run(project):
             pass
         holder.kill()
+    with only_run(project):
+        pass
+
+
+def test_what_a_killed_run_has_started_still_holds_the_folder(project: Path) -> None:
+    code = "import sys\nfrom pathlib import Path\nfrom flows.repro import only_run, run_lines\n"
+    code += "command = [sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)']\n"
+    code += "with only_run(Path()):\n    run_lines(command, Path(), lambda line: print(line, flush=True), 'sleep')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        command = psutil.Process(int(holder.stdout.readline()))
+        holder.kill()
+        holder.wait()
+    with pytest.raises(BusyError, match=r"works in .*: wait until it ends, with all it has started"), only_run(project):
+        pass
+    command.kill()
+    psutil.wait_procs([command], 20)
     with only_run(project):
         pass

@@ -1,15 +1,19 @@
 """A sweep on a real Prefect server: experiments as tasks, and the file of runs."""
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from tests.flows.test_experiments import commit_all, root, trained  # noqa: F401  (a fixture)
 from tests.flows.test_pipeline import task_runs
+from tests.flows.test_servers import Process
 from tests.tracking.servers import template_database
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
@@ -91,3 +95,23 @@ def test_a_failed_experiment_fails_the_sweep_and_the_others_go_on(project: Path,
     assert state.message.startswith("1 of 4 experiments failed, first: ")
     assert "lit has no memory left" in state.message
     assert runs(project) == [("lit", 0, 0), ("lotlip", 0, 20), ("lotlip", 1, 21)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_ends_at_once_with_all_it_runs_and_goes_on(
+    project: Path, tmp_path: Path, number: int
+) -> None:
+    counts = tmp_path / "counts"
+    (counts / "wait-lit-0").touch()
+    command = ("flows.sweep", "texts", "main_results", "--seeds", "0", "--no-track")
+    sweep = Process(*command)
+    sweep.wait_for("(lit waits)")
+    children = psutil.Process(sweep.process.pid).children(recursive=True)
+    assert sweep.stop(number) == 130
+    assert "interrupted: what is finished is kept, the same command goes on" in sweep.lines[-2]
+    gone, alive = psutil.wait_procs(children, 20)
+    assert (len(gone) >= 3, alive) == (True, [])  # the server, DVC, its stage
+    assert not (project / "docs" / "results" / "runs.jsonl").exists()
+    (counts / "wait-lit-0").unlink()
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    assert runs(project) == [("lit", 0, 0), ("lotlip", 0, 20)]
