@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import Any
 
 from lotlip.evaluation.markdown import markdown_table
@@ -157,7 +158,7 @@ def _shown(one: Estimate | None, metric: Metric, top: float | None) -> str:
     if one is None:
         return "–"
     mean = f"{one.mean:.1f}"
-    if metric.unit == "points" and one.mean == top:
+    if metric.unit == "points" and top is not None and isclose(one.mean, top):  # equal but for the order of a sum
         mean = f"**{mean}**"
     return mean if one.half is None else f"{mean} ± {one.half:.1f}"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from lotlip.errors import DataError
 from lotlip.params.section import Section
@@ -24,7 +24,7 @@ class Run(Section):
     commit: str | None = None
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: dict[str, Any] | None = None
-    evaluate: dict[str, dict[str, Any]]
+    evaluate: dict[str, dict[str, int | FiniteFloat]]
 
 
 Runs = Mapping[str, list[Run]]
@@ -35,8 +35,8 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
 
     Raises:
         DataError: the file is missing or a line is no run; a method has two runs of one seed, or runs of other
-            settings, which must not be averaged; runs were trained on other numbers of images, or measured on sets of
-            other sizes.
+            settings or metrics, which must not be averaged; runs were trained on other numbers of images, or measured
+            on sets of other sizes.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: `make ablation NAME=corner_tokens` trains the models of a table.")
@@ -45,6 +45,7 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
         runs.setdefault(run.method, []).append(run)
     for method, group in runs.items():
         _check_same_settings(path, method, group)
+        _check_same_metrics(path, method, group)
     _check_same_images(path, runs)
     _check_same_sets(path, runs)
     return runs
@@ -67,9 +68,12 @@ def read_lines(path: Path) -> list[Run]:
     """The runs of the file as they stand there; none where it is missing.
 
     Raises:
-        DataError: a line is no run.
+        DataError: a line is no run, or the file is not UTF-8.
     """
-    lines = path.read_text().splitlines() if path.is_file() else []
+    try:
+        lines = path.read_text().splitlines() if path.is_file() else []
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}): bring it back from git, or run the sweep again.") from None
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -123,6 +127,22 @@ def _check_same_settings(path: Path, method: str, group: list[Run]) -> None:
                 + (f" (also {', '.join(different[1:])})" if len(different) > 1 else "")
                 + ": run the sweep again, which replaces what is out of date."
             )
+
+
+def _check_same_metrics(path: Path, method: str, group: list[Run]) -> None:
+    """A run without a set that the others have would be left out of their mean, not of the number of seeds."""
+    first = _metric_names(group[0])
+    for run in group[1:]:
+        different = sorted(first ^ _metric_names(run))
+        if different:
+            raise DataError(
+                f"{path}: runs of {method} have other metrics and cannot be averaged: only one of seed "
+                f"{group[0].seed} and seed {run.seed} has {different[0]}: run the sweep again with both seeds."
+            )
+
+
+def _metric_names(run: Run) -> set[str]:
+    return {f"{evalset}.{name}" for evalset, metrics in run.evaluate.items() for name in metrics}
 
 
 def _check_same_images(path: Path, runs: Runs) -> None:

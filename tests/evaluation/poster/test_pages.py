@@ -50,6 +50,14 @@ def test_a_row_is_mean_and_interval(tmp_path: Path) -> None:
     ]
 
 
+def test_equal_means_are_both_bold(tmp_path: Path) -> None:
+    runs = seeds("lit", (6.72, 5.78, 6.06)) + seeds("lit_long", (6.24, 5.94, 6.38))
+    for one in runs:
+        one["evaluate"]["long"]["i2t_r1"] -= 5  # the numbers above, whose sums are 18.56
+    page = write(tmp_path, "texts", runs=runs)["texts.md"]
+    assert [row_of(page, label)[1].partition(" ")[0] for label in ("raw", "raw + long")] == ["**6.2**", "**6.2**"]
+
+
 def test_the_command_has_the_seeds_that_all_trained_rows_have(tmp_path: Path) -> None:
     runs = [*seeds("lotlip", [84.0, 86.5, 84.5]), *seeds("lit", [40.0, 41.0]), run("clip", None, 30.0)]
     page = write(tmp_path, "main_results", runs=runs)["main_results.md"]

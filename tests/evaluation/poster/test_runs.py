@@ -59,12 +59,36 @@ def test_sets_have_one_size(tmp_path: Path) -> None:
         read(tmp_path, [run("lit", 0, 40.0), changed])
 
 
+@pytest.mark.parametrize(("evalset", "name"), [("short", None), ("short", "i2t_r1")])
+def test_runs_of_other_metrics_are_not_averaged(tmp_path: Path, evalset: str, name: str | None) -> None:
+    changed = run("lotlip", 1, 40.0)
+    if name is None:
+        del changed["evaluate"][evalset]
+    else:
+        del changed["evaluate"][evalset][name]
+    with pytest.raises(
+        DataError, match=r"lotlip have other metrics .*: only one of seed 0 and seed 1 has short\.i2t_r1"
+    ):
+        read(tmp_path, [run("lotlip", 0, 40.0), changed])
+
+
+@pytest.mark.parametrize("value", ["x", None, float("nan")])
+def test_metrics_are_numbers(tmp_path: Path, value: object) -> None:
+    changed = run("lotlip", 0, 40.0)
+    changed["evaluate"]["short"]["i2t_r1"] = value
+    with pytest.raises(DataError, match=r"runs.jsonl, line 1 is no run \(evaluate\.short\.i2t_r1"):
+        read(tmp_path, [changed])
+
+
 def test_lines_that_are_no_runs(tmp_path: Path) -> None:
     path = write_runs(tmp_path, [run("lit", 0, 40.0), {"method": "lit", "sed": 1}])
     with pytest.raises(DataError, match=r"runs.jsonl, line 2 is no run \(seed: "):
         read_runs(path)
     with pytest.raises(DataError, match="make ablation"):
         read_runs(tmp_path / "none.jsonl")
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match=r"runs\.jsonl is not UTF-8"):
+        read_runs(path)
 
 
 @pytest.mark.parametrize(
