@@ -89,7 +89,9 @@ def _read(yaml: Any, path: Path) -> Any:
     except FileNotFoundError:
         known = ", ".join(sorted(str(file) for file in Path("conf").glob("*.yaml")))
         raise ParamsError(f"{path} is missing; the overlays here are {known or 'none'}.") from None
-    except YAMLError as error:
+    except IsADirectoryError:
+        raise ParamsError(f"{path} is a folder: name a file in it.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path} holds {type(values).__name__}; expected a mapping of sections.")

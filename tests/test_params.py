@@ -195,6 +195,14 @@ def test_an_overlay_merges_removes_and_keeps_comments(target: Path) -> None:
     assert "# consecutive sub-captions" in target.read_text()
 
 
+def test_an_overlay_that_is_a_folder_or_no_text_is_named(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="conf is a folder: name a file in it"):
+        apply_overlays([TOP / "conf"], [], target)
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ParamsError, match=r"mine\.yaml is not valid YAML"):
+        apply_overlays([tmp_path / "mine.yaml"], [], target)
+
+
 def test_only_the_named_entries_of_an_overlay_are_taken(target: Path) -> None:
     apply_overlays([TOP / "conf/evalsets.yaml"], ["evalsets.dci.path=/data/dci"], target, only=["iiw", "dci"])
     params = load_params(target)

@@ -167,7 +167,7 @@ def _load(kind: Any, source: _Source, again: str) -> Any:
         model, info = kind.from_pretrained(
             source.name, dtype=torch.float32, weights_only=True, output_loading_info=True, **source.arguments
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError) as error:
         raise _unopened(source, error, again) from error
     missing = sorted(info["missing_keys"])
     if missing:

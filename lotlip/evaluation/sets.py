@@ -58,7 +58,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
     header = read_json(folder / "set.json")
     kinds = {"classes": list, "templates": list, "num_images": int, "num_texts": int}
     is_whole = isinstance(header, dict) and header.get("task") in get_args(Task)
-    if not is_whole or not all(isinstance(header.get(name), kind) for name, kind in kinds.items()):
+    is_whole = is_whole and all(isinstance(header.get(name), kind) for name, kind in kinds.items())
+    if not is_whole or not all(isinstance(text, str) for text in (*header["classes"], *header["templates"])):
         raise DataError(f"{folder}/set.json is not what an evaluation set's has to be: {write_again(folder)}")
     found: dict[str, Any] = header
     return found
@@ -66,7 +67,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
 
 def _read_rows(path: Path, task: Task, num_classes: int) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise DataError(f"{path} is missing. {write_again(path.parent)}") from None
     rows = []
@@ -74,14 +75,16 @@ def _read_rows(path: Path, task: Task, num_classes: int) -> list[dict[str, Any]]
         try:
             row = json.loads(line)
             if task == "classification":
-                good = 0 <= row["label"] < num_classes
+                good = type(row["label"]) is int and 0 <= row["label"] < num_classes
             else:
-                good = bool(row["texts"]) and all(isinstance(text, str) for text in row["texts"])
-        except (ValueError, KeyError, TypeError):
+                texts = row["texts"]
+                good = isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
+        except (ValueError, KeyError, TypeError, RecursionError):  # neither JSON nor UTF-8, or another object
             good = False
         if not good or not isinstance(row.get("image"), str):
             wanted = f"'label' below {num_classes}" if task == "classification" else "a list 'texts'"
-            raise DataError(f"{path}, line {number}: expected an object with 'image' and {wanted}, got {line[:80]}")
+            found = line[:80].decode(errors="replace")
+            raise DataError(f"{path}, line {number}: expected an object with 'image' and {wanted}, got {found}")
         rows.append(row)
     return rows
 

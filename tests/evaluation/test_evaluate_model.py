@@ -133,6 +133,10 @@ def test_damaged_model(model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="cannot be opened"):
         open_encoder(tmp_path, 4, "cpu")
+    record = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**record, "token_limit": "24"}))
+    with pytest.raises(ModelError, match="cannot be opened"):
+        open_encoder(tmp_path, 4, "cpu")
 
 
 def test_model_without_some_weights_is_refused(model_folder: Path, tmp_path: Path) -> None:

@@ -132,8 +132,11 @@ def test_damaged_sets_are_refused(tmp_path: Path) -> None:
         "[1]",
         "{",
         '{"texts": ["a"]}',
+        '{"image": "images/a.png", "texts": "abcde"}',
+        "[" * 100_000,
+        "\udcff",
     ):
-        (folder / "samples.jsonl").write_text("\n".join([*rows[:2], bad]))
+        (folder / "samples.jsonl").write_bytes("\n".join([*rows[:2], bad]).encode(errors="surrogateescape"))
         with pytest.raises(DataError, match="line 3: expected an object with 'image' and a list 'texts'"):
             read_evalset(folder)
 
@@ -144,7 +147,10 @@ def test_damaged_sets_are_refused(tmp_path: Path) -> None:
         read_evalset(folder)
 
 
-@pytest.mark.parametrize("header", ["[]", "{}", '{"task": "retrieval", "classes": 5}', '{"task": "x"}'])
+CLASSES = '{"task": "classification", "num_images": 3, "num_texts": 0, "templates": ["a {}"], "classes": ["a", 5]}'
+
+
+@pytest.mark.parametrize("header", ["[]", "{}", '{"task": "retrieval", "classes": 5}', '{"task": "x"}', CLASSES])
 def test_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
     write_evalset(tmp_path / "long", "reference", scene_items(scenes_set("reference")))
     (tmp_path / "long" / "set.json").write_text(header)
@@ -152,10 +158,11 @@ def test_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
         read_evalset(tmp_path / "long")
 
 
-def test_label_out_of_range_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", [64, -1, 0.5, True, "1"])
+def test_what_is_no_label_is_refused(tmp_path: Path, label: object) -> None:
     folder = tmp_path / "classes"
     write_evalset(folder, "classes", scene_items(scenes_set("classes", 1)))
     row = json.loads((folder / "samples.jsonl").read_text())
-    (folder / "samples.jsonl").write_text(json.dumps({**row, "label": 64}))
+    (folder / "samples.jsonl").write_text(json.dumps({**row, "label": label}))
     with pytest.raises(DataError, match="line 1: expected an object with 'image' and 'label' below 64"):
         read_evalset(folder)
