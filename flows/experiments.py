@@ -116,18 +116,36 @@ def run_experiment(root: Path, folder: Path, experiment: Experiment, on_line: On
     _git(root, "fetch", "--quiet", str(folder.resolve()), f"+{reference}:{reference}")
     params = load_params(folder / "params.yaml")
     made_of: dict[str, Any] = {"experiment": experiment.name, "commit": commit}
-    trained = [_trained(folder, params, method, made_of) for method in experiment.methods]
+    lock = (folder / "dvc.lock").read_text()
+    trained = [
+        _trained(folder, params, method, made_of | {"data": data_hashes(lock, method)}) for method in experiment.methods
+    ]
     measured = [
         Run(
             method=name,
             seed=None,
             settings={"checkpoint": checkpoint.model_dump(mode="json")},
+            data=data_hashes(lock),
             evaluate=_evaluated(folder, name),
             **made_of,
         )
         for name, checkpoint in params.checkpoints.items()
     ]
     return trained + measured
+
+
+def data_hashes(lock: str, method: str | None = None) -> dict[str, str]:
+    """DVC's hashes, by path in `data`, of the evaluation sets and of what a method was trained on.
+
+    Args:
+        lock: the text of dvc.lock after the run.
+        method: None for a model that was not trained here.
+    """
+    stages = yaml.safe_load(lock)["stages"]
+    files = [out for name, stage in stages.items() if name.startswith("evalset") for out in stage["outs"]]
+    if method is not None:
+        files += stages[f"train@{method}"]["deps"]
+    return {file["path"]: file["md5"] for file in files if file["path"].startswith("data/")}
 
 
 def track_experiment(folder: Path, name: str, uri: str, on_line: OnLine) -> None:

@@ -82,6 +82,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path.parent} is a file; expected a folder with {path.name}.") from None
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run the stage that writes it (`dvc repro`).") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder: remove it and run the stage that writes it.") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}): remove it and run its stage again.") from None
 

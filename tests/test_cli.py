@@ -143,7 +143,7 @@ def test_a_plan_of_training_is_shown_and_written() -> None:
     done = lotlip("plan", "train", "lit", "lotlip", "--pairs", "2000", "--gpus", "1", "--gpu", "A100 40GB", "--json")
     found = json.loads(done.stdout)
     assert list(found["methods"]) == ["lit", "lotlip"]
-    assert found["methods"]["lotlip"]["steps"] == 200
+    assert found["methods"]["lotlip"]["steps"] == 400
     shown = lotlip("plan", "train", "--pairs", "2000", "--gpus", "1").stdout
     assert "pairs: 2,000 (as given); 40% of the peak is an assumption" in shown
     assert "GFLOPs a pair" in shown

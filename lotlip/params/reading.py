@@ -25,7 +25,9 @@ def read_section(path: Path, section: type[T]) -> T:
         values = YAML(typ="safe", pure=True).load(path.read_text())  # YAML 1.2 as DVC reads it: `no` is a text
     except FileNotFoundError:
         raise ParamsError(f"{path} is missing: run from the project's top folder.") from None
-    except YAMLError as error:
+    except IsADirectoryError:
+        raise ParamsError(f"{path} is a folder: name a file in it.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from None
     return parse_section(values, section, str(path))
 

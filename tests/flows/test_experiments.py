@@ -1,5 +1,6 @@
 """Experiments in clones: real git, real DVC, and stages that write down what they were run with."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -17,28 +18,28 @@ PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 GRAPH = """
 stages:
   validate:
-    cmd: PYTHON stage.py data data.txt
-    outs: [data.txt]
+    cmd: PYTHON stage.py data data/images.txt
+    outs: [data/images.txt]
   quality: {cmd: PYTHON stage.py data quality.txt, outs: [quality.txt]}
-  evalset: {cmd: PYTHON stage.py data evalset.txt, outs: [evalset.txt]}
+  evalset: {cmd: PYTHON stage.py data data/evalset.txt, outs: [data/evalset.txt]}
   train:
     foreach: ${methods}
     do:
       cmd: PYTHON stage.py train ${key}
-      deps: [stage.py, data.txt]
+      deps: [stage.py, data/images.txt]
       params: [train, "methods.${key}"]
       metrics: ["reports/train/${key}.json"]
   evaluate_checkpoint:
     foreach: ${checkpoints}
     do:
       cmd: PYTHON stage.py elsewhere ${key}
-      deps: [stage.py, evalset.txt]
+      deps: [stage.py, data/evalset.txt]
       metrics: ["reports/evaluate/${key}.json"]
   evaluate:
     foreach: ${methods}
     do:
       cmd: PYTHON stage.py evaluate ${key}
-      deps: ["reports/train/${key}.json", evalset.txt]
+      deps: ["reports/train/${key}.json", data/evalset.txt]
       metrics: ["reports/evaluate/${key}.json"]
 """
 # Loss is the seed, recall ten times the corner tokens and the seed; each training is counted outside of the clones.
@@ -47,7 +48,8 @@ import json, os, pathlib, sys, time, yaml
 kind, name = sys.argv[1:]
 params = yaml.safe_load(open("params.yaml"))
 if kind == "data":
-    pathlib.Path(name).write_text("data")
+    pathlib.Path("data").mkdir(exist_ok=True)
+    pathlib.Path(name).write_text(name)
     sys.exit()
 if kind == "elsewhere":
     pathlib.Path("reports/evaluate").mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,8 @@ def test_records_say_what_was_run_and_what_came_out(root: Path, tmp_path: Path) 
     assert settings["method"]["corner_tokens"] == 4
     assert settings["method"]["num_long"] == 0  # the default, which the overlay does not name
     assert found[1].train == {"loss": 3}
+    files = ("data/evalset.txt", "data/images.txt")
+    assert found[1].data == {name: hashlib.md5(name.encode()).hexdigest() for name in files}
 
 
 def test_checkpoints_of_the_project_are_rows_without_a_seed(root: Path, tmp_path: Path) -> None:
@@ -134,6 +138,7 @@ def test_checkpoints_of_the_project_are_rows_without_a_seed(root: Path, tmp_path
     commit_all(root)
     found = run(root, experiment("one-seed1", 1, "lotlip"))
     assert [(record.method, record.seed) for record in found] == [("lotlip", 1), ("clip_b16", None)]
+    assert list(found[1].data) == ["data/evalset.txt"]
     record_runs(tmp_path / "runs.jsonl", found)
     (checkpoint,) = read_runs(tmp_path / "runs.jsonl")["clip_b16"]
     assert (checkpoint.evaluate["long"]["i2t_r1"], checkpoint.experiment) == (77, "one-seed1")
@@ -189,7 +194,7 @@ def test_without_a_commit_there_is_no_experiment(tmp_path: Path) -> None:
 def test_an_unknown_method_is_named_before_data_are_made(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"no method 'corners_5'.*did you mean 'corners_4'"):
         run(root, experiment("one-seed0", 0, "corners_5"))
-    assert not (root / ".work" / "sweep" / "seed0" / "data.txt").exists()
+    assert not (root / ".work" / "sweep" / "seed0" / "data" / "images.txt").exists()
 
 
 def test_a_project_that_was_moved_goes_on_with_its_clones(root: Path, tmp_path: Path) -> None:

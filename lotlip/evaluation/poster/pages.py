@@ -209,8 +209,13 @@ def _sources(name: str, shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
     return (
         "The first command runs what is missing, the second writes this page and its figure:\n\n"
         f"```\nmake ablation NAME={name}{with_seeds}\nlotlip table {name}\n```\n\n"
-        f"{table}\n{_differences(shown)}"
+        f"{table}\nData of all rows, by DVC's hashes: {_data(shown)}.\n\n{_differences(shown)}"
     )
+
+
+def _data(shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
+    hashes = {where: found for _, runs in shown.values() for run in runs for where, found in run.data.items()}
+    return ", ".join(f"`{where}` {hashes[where][:10]}" for where in sorted(hashes))
 
 
 def _common_seeds(groups: Sequence[Sequence[Run]]) -> list[int]:

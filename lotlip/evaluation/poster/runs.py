@@ -12,17 +12,20 @@ from lotlip.params.section import Section
 from lotlip.records import write_text
 
 _SAME_RESULT = ("seed", "num_workers", "checkpoints")  # may differ between runs that are averaged
-_SIZES = ("images", "texts", "classes")
 
 
 class Run(Section):
-    """One model measured on every evaluation set; a public checkpoint has no seed and no training."""
+    """One model measured on every evaluation set; a public checkpoint has no seed and no training.
+
+    `data` is what it was trained and evaluated on, by path in `data`: DVC's hashes.
+    """
 
     method: str
     seed: int | None
     experiment: str | None = None
     commit: str | None = None
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    data: dict[str, str]
     train: dict[str, Any] | None = None
     evaluate: dict[str, dict[str, int | FiniteFloat]]
 
@@ -35,8 +38,7 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
 
     Raises:
         DataError: the file is missing or a line is no run; a method has two runs of one seed, or runs of other
-            settings or metrics, which must not be averaged; runs were trained on other numbers of images, or measured
-            on sets of other sizes.
+            settings or metrics, which must not be averaged; runs were trained or measured on other data.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: `make ablation NAME=corner_tokens` trains the models of a table.")
@@ -46,8 +48,7 @@ def read_runs(path: Path) -> dict[str, list[Run]]:
     for method, group in runs.items():
         _check_same_settings(path, method, group)
         _check_same_metrics(path, method, group)
-    _check_same_images(path, runs)
-    _check_same_sets(path, runs)
+    _check_same_data(path, runs)
     return runs
 
 
@@ -145,28 +146,14 @@ def _metric_names(run: Run) -> set[str]:
     return {f"{evalset}.{name}" for evalset, metrics in run.evaluate.items() for name in metrics}
 
 
-def _check_same_images(path: Path, runs: Runs) -> None:
+def _check_same_data(path: Path, runs: Runs) -> None:
     """Runs of an earlier, smaller sweep have equal settings: those of the data are not theirs."""
-    counts = [
-        (run.train["images"], run) for group in runs.values() for run in group if run.train and "images" in run.train
-    ]
-    for count, run in counts[1:]:
-        expected, first = counts[0]
-        if count != expected:
-            raise DataError(
-                f"{path}: {run.method} (seed {run.seed}) was trained on {count} images, {first.method} (seed "
-                f"{first.seed}) on {expected}: run the sweep again, or take out the lines that no table needs."
-            )
-
-
-def _check_same_sets(path: Path, runs: Runs) -> None:
-    seen: dict[tuple[str, str], tuple[Any, Run]] = {}
+    seen: dict[str, tuple[str, Run]] = {}
     for run in (run for group in runs.values() for run in group):
-        for evalset, metrics in run.evaluate.items():
-            for size in (size for size in _SIZES if size in metrics):
-                found, first = seen.setdefault((evalset, size), (metrics[size], run))
-                if metrics[size] != found:
-                    raise DataError(
-                        f"{path}: {run.method} (seed {run.seed}) was measured on {metrics[size]} {size} of {evalset}, "
-                        f"{first.method} (seed {first.seed}) on {found}: evaluate them on the same set."
-                    )
+        for where, found in run.data.items():
+            expected, first = seen.setdefault(where, (found, run))
+            if found != expected:
+                raise DataError(
+                    f"{path}: {run.method} (seed {run.seed}) has other {where} than {first.method} (seed {first.seed}) "
+                    f"({found[:10]}, {expected[:10]}): run the sweep again, or take out the lines that no table needs."
+                )

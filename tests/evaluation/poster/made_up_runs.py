@@ -43,9 +43,10 @@ def run(method: str, seed: int | None, long: float, short: float = 20.0, top1: f
         "classes": {"top1": top1, "top5": 60.0, "images": 300, "classes": 64},
     }
     if seed is None:
-        return {"method": method, "seed": None, "evaluate": evaluate}
+        return {"method": method, "seed": None, "data": {"data/evalsets/long": "e1"}, "evaluate": evaluate}
     found = {"method": method, "seed": seed, "experiment": f"texts-seed{seed}", "commit": "0123456789abcdef"}
-    return found | {"settings": settings, "train": {"loss": 2.0}, "evaluate": evaluate}
+    data = {"data/images": "a1", "data/evalsets/long": "e1"}
+    return found | {"settings": settings, "data": data, "train": {"loss": 2.0}, "evaluate": evaluate}
 
 
 def retrieval(mean: float, texts: int) -> dict[str, float | int]:

@@ -43,20 +43,12 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
 
 
 def test_runs_of_other_data_do_not_stand_side_by_side(tmp_path: Path) -> None:
-    runs = [run("lit", 0, 40.0), run("lotlip", 0, 50.0), run("openai/clip", None, 30.0)]
-    for one, images in zip(runs, (2000, 6000), strict=False):
-        one["train"]["images"] = images
-    with pytest.raises(DataError, match=r"lotlip \(seed 0\) was trained on 6000 images, lit \(seed 0\) on 2000"):
-        read(tmp_path, runs)
-
-
-def test_sets_have_one_size(tmp_path: Path) -> None:
-    changed = run("lotlip", 0, 40.0)
-    changed["evaluate"]["short"]["texts"] = 300
-    with pytest.raises(
-        DataError, match=r"lotlip \(seed 0\) was measured on 300 texts of short, lit \(seed 0\) on 1500"
-    ):
-        read(tmp_path, [run("lit", 0, 40.0), changed])
+    for where, changed in (("data/images", run("lotlip", 0, 50.0)), ("data/evalsets/long", run("clip", None, 30.0))):
+        changed["data"][where] = "b2"
+        with pytest.raises(
+            DataError, match=rf"has other {where} than lit \(seed 0\) \(b2, [ae]1\): run the sweep again"
+        ):
+            read(tmp_path, [run("lit", 0, 40.0), changed])
 
 
 @pytest.mark.parametrize(("evalset", "name"), [("short", None), ("short", "i2t_r1")])
