@@ -172,6 +172,11 @@ def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: [1")
     with pytest.raises(ParamsError, match="not valid YAML"):
         load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes("train: é".encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"not valid YAML: 'utf-8' codec"):
+        load_params(tmp_path / "params.yaml")
+    with pytest.raises(ParamsError, match="is a folder: name a file in it"):
+        load_params(tmp_path)
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ def test_json_round_trip_and_its_errors(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
         read_json(path)
+    with pytest.raises(DataError, match="new is a folder: remove it"):
+        read_json(path.parent)
 
 
 def test_a_failed_publication_leaves_the_old_folder(tmp_path: Path) -> None:

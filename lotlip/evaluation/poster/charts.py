@@ -130,10 +130,13 @@ def _bar(axes: Any, y: int, metric: Metric, runs: Sequence[Run], colour: str) ->
     if one is None:
         axes.text(0, y, " –", va="center", fontsize=9, color="#777")
         return 0.0
-    end = one.mean + (one.half or 0.0)
+    half = one.half or 0.0
+    below = min(half, one.mean)
+    above = min(half, 100 - one.mean) if metric.unit == "points" else half  # a share ends at 100%, its interval may not
+    end = one.mean + above
     axes.barh(y, one.mean, 0.68, color=colour)
     if one.half is not None:
-        axes.errorbar(one.mean, y, xerr=one.half, color="#222", capsize=3, elinewidth=1.1)
+        axes.errorbar(one.mean, y, xerr=[[below], [above]], color="#222", capsize=3, elinewidth=1.1)
     axes.annotate(
         f"{one.mean:.1f}", (end, y), (5, 0), textcoords="offset points", va="center", fontsize=9, color="#333"
     )
