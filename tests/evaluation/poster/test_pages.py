@@ -160,7 +160,7 @@ def test_the_posters_average_is_of_its_eight_columns(tmp_path: Path) -> None:
     assert [metric.title for metric in shown] == [*titles, "average", *others, "classes top-1"]
     (lotlip,) = runs["lotlip"]
     assert shown[8].value(lotlip) == pytest.approx(float(published["average"]), abs=0.005)
-    assert shown[8].value(Run(method="x", seed=0, evaluate={"dci": {"i2t_r1": 50.0}})) is None
+    assert shown[8].value(Run(method="x", seed=0, data={}, evaluate={"dci": {"i2t_r1": 50.0}})) is None
 
 
 @pytest.mark.parametrize(("images", "is_marked"), [(100, True), (7805, False)])
