@@ -42,7 +42,7 @@ from lotlip.tracking.state import (
 )
 from lotlip.tracking.store import Store, connect, exclusive, mlflow_errors, workspace_id
 from lotlip.tracking.summary import TrackSummary
-from lotlip.tracking.view import KIND_TAG, TRAINED_TAG, methods_page, save_view
+from lotlip.tracking.view import KIND_TAG, PIPELINE_TAG, TRAINED_TAG, methods_page, save_view
 
 _PARENT = "pipeline"
 
@@ -130,7 +130,7 @@ class _StateLog:
             run.log_params(stage_params(record))
         metrics = method_metrics(self.state, method)
         save_view(self.store, list(metrics))
-        run.set_tags({TRAINED_TAG: "here"})
+        run.set_tags({TRAINED_TAG: "here", PIPELINE_TAG: self.name})
         run.log_metrics(metrics)
         run.log_rows(curve)
         run.log_datasets(self.datasets, "training")
@@ -145,7 +145,7 @@ class _StateLog:
         if run.is_done:
             return
         missing_before = len(self.state.warnings)
-        run.set_tags({TRAINED_TAG: "elsewhere"})
+        run.set_tags({TRAINED_TAG: "elsewhere", PIPELINE_TAG: self.name})
         run.log_params(stage_params(record))
         run.log_metrics(evaluation(self.state, "evaluate_checkpoint", name))
         self._describe(run, [record])

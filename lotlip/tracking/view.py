@@ -10,8 +10,9 @@ from lotlip.tracking.store import Store
 
 KIND_TAG = "lotlip.kind"
 TRAINED_TAG = "lotlip.trained"  # here | elsewhere
+PIPELINE_TAG = "lotlip.pipeline"  # name of the parent run: of the state, or of a sweep's experiment
 VIEW = "methods"
-_PARAMS = ("method.num_long", "method.corner_tokens", "method.image_tower")
+_PARAMS = ("train.seed", "method.num_long", "method.corner_tokens", "method.image_tower")
 
 
 def methods_page(experiment_id: str) -> str:
@@ -25,7 +26,7 @@ def save_view(store: Store, metrics: list[str]) -> None:
     if not headline:
         return
     columns = [f"metrics.`{name}`" for name in headline] + [f"params.`{name}`" for name in _PARAMS]
-    columns.append(f"tags.`{TRAINED_TAG}`")
+    columns += [f"tags.`{name}`" for name in (PIPELINE_TAG, TRAINED_TAG)]
     state = {
         "selectedColumns": columns,
         "orderByKey": f"metrics.`{headline[0]}`",

@@ -103,6 +103,7 @@ def test_a_checkpoint_is_a_run_beside_the_methods(project: Path, summary: TrackS
     found, of_method = tags(project, "clip_b16"), tags(project, "lotlip")
     assert found["lotlip.kind"] == of_method["lotlip.kind"] == "method", "so the saved view shows both"
     assert (found["lotlip.trained"], of_method["lotlip.trained"]) == ("elsewhere", "here")
+    assert found["lotlip.pipeline"] == of_method["lotlip.pipeline"] == f"pipeline {summary.state[:8]}"
     assert metrics(project, "clip_b16")["long/i2t_r1"] == 55.0
     assert not [name for name in metrics(project, "clip_b16") if name.startswith("train/")]
     assert metrics(project, f"pipeline {summary.state[:8]}")["clip_b16/long/i2t_r1"] == 55.0
@@ -110,7 +111,8 @@ def test_a_checkpoint_is_a_run_beside_the_methods(project: Path, summary: TrackS
     assert params["checkpoint.model"] == "openai/clip-vit-base-patch16"
     assert params["checkpoint.revision"] == "5" * 40
     [(view,)] = query(project, "select value from experiment_tags where key = 'mlflow.sharedViewState.methods'")
-    assert "tags.`lotlip.trained`" in json.loads(view)["selectedColumns"]
+    columns = json.loads(view)["selectedColumns"]
+    assert {"params.`train.seed`", "tags.`lotlip.pipeline`", "tags.`lotlip.trained`"} <= set(columns)
 
 
 def test_the_curve_is_whole(project: Path, summary: TrackSummary) -> None:
