@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import urllib.request
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ and (url := running_server(Path(os.environ["PREFECT_HOME"]))):
         os.environ["PREFECT_API_URL"] = url
+
+
+def start_server() -> None:
+    """Start Prefect's temporary server, unless another is used, and let Ctrl-C pass it by: it ends with this process.
+
+    A terminal sends that signal to all processes, and a run that ends reports for minutes to a server that is gone.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server inherits
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def server_file(home: Path) -> Path:

@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.artifacts import VALIDATE, comparison_artifact, stage_artifacts, validation_artifact
+from flows.environment import start_server
 from flows.graph import Stage, read_stages
 from flows.repro import Outcome, StageError, only_run, reproduce
 from lotlip import tracking
@@ -119,6 +120,7 @@ def main() -> int:
     except LotlipError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    start_server()
     state = pipeline(options.targets, options.force, not options.no_track, return_state=True)
     if state.is_completed():
         print(state.message, flush=True)

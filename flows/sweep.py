@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.environment import start_server
 from flows.experiments import Experiment, committed, make_data, open_clone, run_experiment, track_experiment
 from flows.repro import only_run, stopping_commands
 from lotlip import tracking
@@ -134,6 +135,7 @@ def main() -> int:
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         run = sweep.with_options(task_runner=ThreadPoolTaskRunner(max_workers=options.jobs))
         with only_run(CLONES):
+            start_server()
             seeds = options.seeds or ablations.seeds
             state = run(tables, seeds, threads, not options.no_track, return_state=True)
     except KeyboardInterrupt:

@@ -94,7 +94,8 @@ def _read(yaml: Any, path: Path) -> Any:
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path} holds {type(values).__name__}; expected a mapping of sections.")
+        what = "a list" if isinstance(values, list) else type(values).__name__
+        raise ParamsError(f"{path} holds {what}; expected a mapping of sections.")
     return values
 
 

@@ -41,6 +41,11 @@ def evaluate(
     if root is None:
         if dataset in PUBLIC_SETS:
             raise typer.BadParameter(f"--dataset {dataset} needs --root, where it lies; `lotlip check-set` says how.")
+        if not (Path(dataset) / "set.json").exists():
+            raise typer.BadParameter(
+                f"--dataset {dataset} is neither a set ({', '.join(PUBLIC_SETS)}), nor a folder with set.json. For "
+                "texts of your own: --dataset jsonl or csv, and --root."
+            )
         if images or allow_missing or normalize_long is not None:
             raise typer.BadParameter("--images, --allow-missing and --normalize-long need --root.")
         _hide_progress()

@@ -14,7 +14,8 @@ def print_table(title: str, values: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    print(title)  # in a table it would be broken to the width of its columns
+    table = Table(show_header=False, box=None)
     for name, value in values.items():
         table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
     Console().print(table)

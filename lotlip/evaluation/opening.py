@@ -121,7 +121,9 @@ def _open_ours(source: _Source, batch_size: int, device: str) -> LotlipEncoder:
     from lotlip.model.modeling import LotlipModel
     from lotlip.model.processor import LotlipProcessor
 
-    again = f"train it again (`dvc repro -f train@{Path(source.name).name}`), or convert it again"
+    folder = Path(source.name)
+    train = f"train it again (`dvc repro -f train@{folder.name}`), or " if folder.parent.name == "models" else ""
+    again = f"{train}convert or fetch it again"
     model = _load(LotlipModel, source, again)
     try:
         processor = LotlipProcessor.from_pretrained(source.name, source.revision)

@@ -28,6 +28,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
@@ -47,7 +48,11 @@ class Process:
         raise AssertionError(f"no line matches {pattern!r}: {self.lines}")
 
     def stop(self, number: int) -> int:
-        self.process.send_signal(number)
+        """As a terminal does it, which sends Ctrl-C to all processes of the group, and others to one."""
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
         return self.process.wait(60)
 
 

@@ -18,12 +18,16 @@ def read_jsonl(path: Path) -> Iterator[Found]:
         row = json_object(where, line)
         if "text" in row and "texts" in row:
             raise DataError(f"{where}: expected `text` or `texts`, got both: {short(row)}.")
+        if not isinstance(row.get("text", ""), str):
+            raise DataError(f"{where}: `text` must be a string, got {short(row['text'])}.")
         texts = row.get("texts", [row["text"]] if "text" in row else [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{where}: `texts` must be a list of strings, got {short(texts)}.")
-        image = row.get("image", "")
-        if not isinstance(image, str):
-            raise DataError(f"{where}: `image` must be a path, got {short(image)}.")
+        image = row.get("image")
+        if not isinstance(image, str) or not image:
+            raise DataError(
+                f"{where}: `image` must be a path, got {short(image)}; the row has {', '.join(row) or 'no keys'}."
+            )
         return Entry(image, tuple(texts))
 
     yield from _merged(each(read_lines(_only(path, "samples.jsonl")), make))

@@ -41,12 +41,16 @@ def read_imagenet(path: Path) -> Iterator[Found]:
     """Class folders named by WordNet id, or a folder `val` of them; the id is the label."""
     prefix = "val/" if (path / "val").is_dir() else ""
     top = path / prefix
-    folders = sorted(folder for folder in top.glob("*") if folder.is_dir() and _WORDNET_ID.fullmatch(folder.name))
+    inside = sorted(folder for folder in top.glob("[!.]*") if folder.is_dir())
+    folders = [folder for folder in inside if _WORDNET_ID.fullmatch(folder.name)]
     if not folders:
         raise DataError(
             f"{top} holds no class folder such as n01440764/: sort the validation images into one a class, named by "
             "WordNet id."
         )
+    for folder in inside:
+        if folder not in folders:
+            yield DataError(f"{folder} is named by no WordNet id, which is n and 8 digits: take it out, or rename it.")
     for folder in folders:
         for file in sorted(folder.glob("[!.]*")):  # macOS leaves files with a dot in front
             if file.suffix.lower() in IMAGE_ENDINGS:

@@ -57,7 +57,7 @@ def line_chart(panels: Sequence[Panel], lines: Mapping[str, Sequence[Point]], x_
         axes.set_xlabel(x_label, fontsize=9.5)
         axes.set_xticks(_apart(ticks))
         axes.margins(y=0.12)
-        if panel.metric.unit != "points":
+        if panel.metric.unit != "points" or axes.get_ylim()[0] < 0:
             axes.set_ylim(bottom=0)
         tidy(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -192,9 +192,11 @@ def _sweep_contrasts(claim: Claim, sweep: Sequence[tuple[int, str]]) -> list[Con
     unit = _X_UNITS.get(claim.table, "")
     if claim.kind == "rises":
         return [Contrast(f"{last} − {first} {unit}s", ((high, 1.0), (low, -1.0)))]
-    if claim.kind == "still_rises":
-        return [Contrast(f"{last} − {middle} {unit}s", ((high, 1.0), (half, -1.0)))]
     before, after = 1 / (middle - first), 1 / (last - middle)
+    if claim.kind == "still_rises":
+        label = f"slope from {middle} to {last} − half the slope from {first} to {middle}"
+        weights = ((high, after), (half, -after - before / 2), (low, before / 2))
+        return [Contrast(label, weights, unit)]
     gain = Contrast(f"{middle} − {first} {unit}s", ((half, 1.0), (low, -1.0)))  # what falls ever faster gains nothing
     slopes = Contrast(
         f"slope from {first} to {middle} − slope from {middle} to {last}",

@@ -95,6 +95,7 @@ def table_page(name: str, table: Table, runs: Runs, findings: Sequence[Finding])
         f"![{table.title}: the numbers of the table above as a figure, with 95% intervals]({name}.png)"
         if figure
         else "",
+        "Small dots in the figure are single seeds." if figure and kind.x_label else "",
         "## Published",
         _published(name, table),
         "## The paper's claims",
@@ -204,7 +205,7 @@ def _sources(name: str, shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
         for label, (method, runs) in shown.items()
     ]
     table = markdown_table(["row", "method", "seeds", "experiments", "commits"], cells, range(5))
-    seeds = " ".join(map(str, _common_seeds([runs for _, runs in shown.values()])))
+    seeds = " ".join(map(str, sorted({run.seed for _, runs in shown.values() for run in runs if run.seed is not None})))
     with_seeds = f' SEEDS="{seeds}"' if seeds else ""
     return (
         "The first command runs what is missing, the second writes this page and its figure:\n\n"
@@ -216,13 +217,6 @@ def _sources(name: str, shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
 def _data(shown: Mapping[str, tuple[str, Sequence[Run]]]) -> str:
     hashes = {where: found for _, runs in shown.values() for run in runs for where, found in run.data.items()}
     return ", ".join(f"`{where}` {hashes[where][:10]}" for where in sorted(hashes))
-
-
-def _common_seeds(groups: Sequence[Sequence[Run]]) -> list[int]:
-    """The seeds that every trained row was run with."""
-    seeds = [{run.seed for run in runs} for runs in groups]
-    trained = [group for group in seeds if None not in group]
-    return sorted(seed for seed in set.intersection(*trained) if seed is not None) if trained else []
 
 
 def _experiments(runs: Sequence[Run]) -> str:
