@@ -74,7 +74,8 @@ def test_heavy_packages_wait_for_their_command() -> None:
     [
         (("stats", "iiw", "nowhere"), "nowhere does not exist"),
         (("stats", "iwi", "conf"), "expected one of manifest, jsonl, csv, iiw"),
-        (("evaluate", "models/none", "--dataset", "data/none"), "models/none"),
+        (("evaluate", "models/none", "--dataset", "data/none"), "--dataset data/none is neither a set (sharegpt4v_1k"),
+        (("evaluate", "models/none", "--dataset", "dci", "--root", "data/none"), "data/none"),
         (("caption", "data/none", "out", "--captioner", "lava"), "did you mean 'llava'?"),
         (("download", "none.tsv", "out"), "none.tsv"),
         (("import-captions", "none.csv", "data/none", "out", "--long-column", "long"), "data/none/manifest.json"),

@@ -32,6 +32,7 @@ def evaluate(
     json_file: JsonFile = None,
 ) -> None:
     """Measure a model on an evaluation set: recall in percent for retrieval, accuracy for classification."""
+    from lotlip.errors import DataError
     from lotlip.evaluation.evaluate import evaluate_model, evaluate_on
     from lotlip.evaluation.folder_check import check_folder, open_public_set
     from lotlip.evaluation.opening import open_encoder
@@ -41,13 +42,13 @@ def evaluate(
     if root is None:
         if dataset in PUBLIC_SETS:
             raise typer.BadParameter(f"--dataset {dataset} needs --root, where it lies; `lotlip check-set` says how.")
-        if not (Path(dataset) / "set.json").exists():
-            raise typer.BadParameter(
-                f"--dataset {dataset} is neither a set ({', '.join(PUBLIC_SETS)}), nor a folder with set.json. For "
-                "texts of your own: --dataset jsonl or csv, and --root."
-            )
         if images or allow_missing or normalize_long is not None:
             raise typer.BadParameter("--images, --allow-missing and --normalize-long need --root.")
+        if not (Path(dataset) / "set.json").exists():
+            raise DataError(
+                f"--dataset {dataset} is neither a set ({', '.join(PUBLIC_SETS)}), nor a folder with set.json, "
+                "as `dvc repro` makes them in data/evalsets. For texts of your own: --dataset jsonl or csv, and --root."
+            )
         _hide_progress()
         result = evaluate_model(model, Path(dataset), batch_size, device, revision)
     else:

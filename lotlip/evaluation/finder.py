@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lotlip.data.evalset_files import inside
-from lotlip.data.layouts.entries import Entry
+from lotlip.data.layouts.entries import Entry, short
 from lotlip.errors import DataError
 from lotlip.evaluation.public_sets import PublicSet, imagenet_classes
 from lotlip.text.subcaptions import normalize_long
@@ -40,6 +40,8 @@ class Finder:
         """Look for the image of an entry and keep it with its texts, or why it cannot be kept."""
         try:
             _check_unicode(entry)
+            if not entry.image:
+                raise DataError(f"A row names no `image`; its texts are {short(entry.texts)}.")
             image = self._find(entry.image)
         except DataError as error:
             self.unreadable.append(str(error))

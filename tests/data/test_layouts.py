@@ -110,11 +110,14 @@ def test_docci_takes_the_test_split(tmp_path: Path) -> None:
 
 
 def test_imagenet_labels_images_by_their_folder(tmp_path: Path) -> None:
-    for name in ("n01443537/b.JPEG", "n01440764/a.jpeg", "n01440764/notes.txt", "other/c.JPEG"):
+    for name in ("n01443537/b.JPEG", "n01440764/a.jpeg", "n01440764/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = [(entry.image, entry.label) for entry in read_layout("imagenet", tmp_path)]
     assert found == [("n01440764/a.jpeg", "n01440764"), ("n01443537/b.JPEG", "n01443537")]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="other is named by no WordNet id, which is n and 8 digits: take it out"):
+        list(read_layout("imagenet", tmp_path))
 
 
 def test_one_text_or_many_a_row_and_rows_of_one_image(tmp_path: Path) -> None:

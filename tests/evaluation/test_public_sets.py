@@ -268,12 +268,17 @@ def test_csv_columns_rows_and_encodings(tmp_path: Path) -> None:
     assert "expected columns `image` and `text`" in unreadable(check_folder("csv", tmp_path))
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "", "a\0.jpg"])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "a\0.jpg"])
 def test_images_outside_the_root_are_refused(name: str, tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     tiny_sets.picture(tmp_path / "b.jpg", 1)
     tiny_sets.write_lines(root / "samples.jsonl", [{"image": name, "text": "x"}])
     assert "is refused: expected a path below" in unreadable(check_folder("jsonl", root))
+
+
+def test_a_row_without_an_image_is_named_by_its_texts(tmp_path: Path) -> None:
+    tiny_sets.write_lines(tmp_path / "samples.jsonl", [{"img": "a.jpg", "text": "x"}])
+    assert "A row names no `image`; its texts are ('x',)." in unreadable(check_folder("jsonl", tmp_path))
 
 
 def test_annotations_outside_the_root_are_refused(tiny: Callable[[str], Path]) -> None:

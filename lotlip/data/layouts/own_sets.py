@@ -23,11 +23,9 @@ def read_jsonl(path: Path) -> Iterator[Found]:
         texts = row.get("texts", [row["text"]] if "text" in row else [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{where}: `texts` must be a list of strings, got {short(texts)}.")
-        image = row.get("image")
-        if not isinstance(image, str) or not image:
-            raise DataError(
-                f"{where}: `image` must be a path, got {short(image)}; the row has {', '.join(row) or 'no keys'}."
-            )
+        image = row.get("image", "")
+        if not isinstance(image, str):
+            raise DataError(f"{where}: `image` must be a path, got {short(image)}.")
         return Entry(image, tuple(texts))
 
     yield from _merged(each(read_lines(_only(path, "samples.jsonl")), make))
