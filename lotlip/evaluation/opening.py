@@ -90,9 +90,9 @@ def _locate(model: str | Path, revision: str | None) -> _Source:
     return _Source(str(model), revision)
 
 
-def _train_it(folder: Path) -> str:
+def _train_it(folder: Path, force: str = "") -> str:
     """Advice for what would be a model of this project."""
-    return f"run `dvc repro train@{folder.name}`, or " if folder.parent.name == "models" else ""
+    return f"run `dvc repro {force}train@{folder.name}`, or " if folder.parent.name == "models" else ""
 
 
 def _model_type(source: _Source) -> str | None:
@@ -121,10 +121,7 @@ def _open_ours(source: _Source, batch_size: int, device: str) -> LotlipEncoder:
     from lotlip.model.modeling import LotlipModel
     from lotlip.model.processor import LotlipProcessor
 
-    folder = Path(source.name)
-    train = f"train it again (`dvc repro -f train@{folder.name}`), or " if folder.parent.name == "models" else ""
-    again = f"{train}convert or fetch it again"
-    model = _load(LotlipModel, source, again)
+    model = _load(LotlipModel, source, f"{_train_it(Path(source.name), '-f ')}convert or fetch it again")
     try:
         processor = LotlipProcessor.from_pretrained(source.name, source.revision)
     except (DataError, ModelError) as error:

@@ -3,7 +3,8 @@
 Shapes: I images, T texts, D embedding width, B block of the score matrix.
 
 Ranks are strict: a wrong item that scores exactly as high as the correct one comes first, and such tied
-queries are counted, so that a collapsed model (all embeddings equal) gets 0, not 100.
+queries are counted, so that a collapsed model (all embeddings equal) gets 0, not 100; or chance where it embeds equal
+inputs of batches of other sizes, which rounding tells apart.
 """
 
 from typing import Any
