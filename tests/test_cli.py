@@ -150,11 +150,14 @@ def test_a_plan_of_training_is_shown_and_written() -> None:
     assert "GFLOPs a pair" in shown
 
 
-def test_a_table_of_the_poster_is_written(tmp_path: Path) -> None:
+def test_tables_of_the_poster_are_written(tmp_path: Path) -> None:
     write_runs(tmp_path, usual_runs())
-    done = lotlip("table", "token_limit", "--out", str(tmp_path), "--ablations", str(tmp_path / "ablations.yaml"))
+    done = lotlip(
+        "table", "token_limit", "texts", "--out", str(tmp_path), "--ablations", str(tmp_path / "ablations.yaml")
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / name) for name in ("token_limit.md", "token_limit.png", "README.md")]
+    files = ("token_limit.md", "token_limit.png", "texts.md", "texts.png", "README.md")
+    assert done.stdout.split() == [str(tmp_path / name) for name in files]
     assert "| 128 | **90.0** ± 3.3 |" in (tmp_path / "token_limit.md").read_text()
 
 

@@ -73,6 +73,13 @@ def checkpoints(workspace: Path) -> Path:
     return workspace
 
 
+def test_a_checkpoint_named_as_a_method_is_told_its_stage(checkpoints: Path) -> None:
+    with pytest.raises(
+        ParamsError, match=r"judge is a checkpoint, not trained here: `dvc repro evaluate_checkpoint@judge`"
+    ):
+        evaluate.main("judge")
+
+
 def test_checkpoints_become_rows_beside_the_methods(checkpoints: Path) -> None:
     write_reports(checkpoints / "reports")  # of the methods, and of all other stages
     for name in ("tiny_clip", "judge"):
